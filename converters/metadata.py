@@ -1,0 +1,122 @@
+"""What a backbone file says of itself. Reads a header without loading torch or any tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+
+from converters.errors import UserError
+from converters.settings import Settings, parse
+
+FORMAT = "moco-transfer-backbone"
+VERSION = 1
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocess(Settings):
+    """How an image must enter the network."""
+
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Per channel, in `channel_order`, on the scale of `value_range`."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """The values of an image before mean and std: (0, 1), or (0, 255)."""
+
+
+class Origin(Settings):
+    """Where the weights came from."""
+
+    file: str
+    """File name without folders, or `random:ARCH:SEED`."""
+    sha256: str
+    """Of the source file's bytes; empty for a random initialisation."""
+    family: str
+    """The reading rule that was used, as `moco` or `torchvision`."""
+    prefix: str = ""
+    """What was stripped from the names of the source."""
+    method: str = ""
+    """The training method as far as the source tells, as `MoCo v2`; empty where it does not."""
+    epochs: int | None = None
+    pretrain_seed: int | None = None
+    recipe: str = ""
+    """The id of this project's recipe, where the checkpoint is one of ours."""
+    pretrain_data: str = ""
+    """The fingerprint of the data set that it was pretrained on, where the checkpoint says so."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """How many tensors of the source were left out, by the name of the rule that dropped them."""
+
+
+class BackboneMetadata(Settings):
+    """The header of a backbone file."""
+
+    arch: str
+    fingerprint: str
+    """sha256 hex over parameters and running statistics (see `converters.backbone.fingerprint`)."""
+    stride_in_1x1: bool = False
+    """True where a bottleneck's stride sits in its first 1x1 convolution (Caffe2/MSRA weights), not in the 3x3."""
+    preprocess: Preprocess = Preprocess()
+    origin: Origin
+
+    def to_header(self) -> dict[str, str]:
+        """As safetensors metadata, which maps strings to strings."""
+        return {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "arch": self.arch,
+            "fingerprint": self.fingerprint,
+            "stride_in_1x1": json.dumps(self.stride_in_1x1),
+            "preprocess": self.preprocess.model_dump_json(),
+            "origin": self.origin.model_dump_json(),
+        }
+
+
+def read_metadata(path: Path) -> BackboneMetadata:
+    """The header of the backbone file at `path`.
+
+    Raises:
+        UserError: if the file is absent, damaged, no backbone file, or of a version not understood.
+    """
+    if not path.is_file():
+        raise UserError(
+            expected="a backbone file", found="none", where=path, cure="make one with: moco-transfer convert"
+        )
+    try:
+        with safe_open(path, framework="np") as file:
+            header: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(
+            expected="a backbone file (safetensors)",
+            found=f"another or damaged file ({error})",
+            where=path,
+            cure="see what it is with: moco-transfer inspect",
+        ) from None
+    return parse_header(header, path)
+
+
+def parse_header(header: dict[str, str], where: Path) -> BackboneMetadata:
+    """Validate safetensors metadata as a backbone's header; errors as for `read_metadata`."""
+    if header.get("format") != FORMAT:
+        raise UserError(
+            expected=f"format {FORMAT!r} in the header",
+            found=repr(header.get("format")),
+            where=where,
+            cure="convert it with: moco-transfer convert",
+        )
+    if header.get("version") != str(VERSION):
+        raise UserError(
+            expected=f"version {VERSION}", found=repr(header.get("version")), where=where, cure="update moco-transfer"
+        )
+    fields: dict[str, Any] = {"arch": header.get("arch"), "fingerprint": header.get("fingerprint")}
+    try:
+        for name in ("stride_in_1x1", "preprocess", "origin"):
+            fields[name] = json.loads(header[name])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise UserError(expected="a complete header", found=f"a fault in it ({error})", where=where) from None
+    return parse(BackboneMetadata, fields, where)

@@ -1,0 +1,83 @@
+"""The contract between a task and whoever runs it: a `Job` goes in, an `Outcome` comes out."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from converters.backbone import Backbone
+from converters.receipt import Receipt
+from converters.settings import Settings
+from evaluators.protocol import Protocol
+
+
+class Metric(Settings):
+    """One number with all that is needed to read it."""
+
+    name: str
+    value: float
+    unit: str
+    """`%` for AP, mIoU and accuracy (0 to 100, as papers print them)."""
+    higher_is_better: bool
+    n: int
+    """How many test images, boxes or pixels it is taken over; `definition` of the protocol says which."""
+
+
+class DatasetCard(Settings):
+    """Which data a number was made on."""
+
+    name: str
+    layout: str
+    fingerprint: str
+    """sha256 over sorted relative paths, sizes and the bytes of the annotations."""
+    sample: bool
+    """True for the generated sample data, which says nothing about real benchmarks."""
+    images: dict[str, int]
+    """Images a split."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: everything that decides the number."""
+
+    backbone: Backbone
+    data: Path
+    """The data set's root, in the layout that the protocol asks for."""
+    protocol: Protocol
+    seed: int
+    device: torch.device
+    workdir: Path
+    """An existing folder of this job's own, for logs and by-products."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found."""
+
+    metrics: tuple[Metric, ...]
+    receipt: Receipt
+    dataset: DatasetCard
+    notes: tuple[str, ...] = ()
+    """Deviations that the reader of the number must know, as `SyncBN became BN: no GPU`."""
+
+
+TASK_MODULES = {
+    "knn": "evaluators.knn",
+    "linear": "evaluators.linear",
+    "detection": "evaluators.detection.task",
+    "segmentation": "evaluators.segmentation.task",
+}
+
+
+def evaluate(job: Job) -> Outcome:
+    """Run the job's protocol. Each task's module has a function `evaluate(job)`.
+
+    Raises:
+        UserError: for wrong input.
+        CheckFailed: if the receipt does not hold.
+    """
+    outcome: Outcome = importlib.import_module(TASK_MODULES[job.protocol.task]).evaluate(job)
+    return outcome

@@ -1,0 +1,10 @@
+"""All protocols, by id."""
+
+from __future__ import annotations
+
+from evaluators.protocol import Protocol
+from evaluators.protocols import detection, knn, linear, segmentation
+
+CATALOGUE: dict[str, Protocol] = {
+    protocol.id: protocol for task in (knn, linear, detection, segmentation) for protocol in task.PROTOCOLS
+}

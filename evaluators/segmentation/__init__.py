@@ -1,0 +1,1 @@
+"""FCN in mmsegmentation. Only `task` and what it imports load the framework."""

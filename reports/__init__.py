@@ -1,0 +1,1 @@
+"""Records -> tables, pages and plots. Imports no sibling package and no torch."""

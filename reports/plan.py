@@ -1,0 +1,38 @@
+"""`Plan`: what a run was meant to hold, so that a table can show what is missing or failed, and why."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from reports.record import Frozen
+
+
+class PlannedCell(Frozen):
+    """One cell of the matrix, done or not."""
+
+    row: str
+    """Name of the backbone."""
+    protocol: str
+    """Id of the protocol; with overrides, as the suite names the column."""
+    pretrain_seed: int | None
+    trial_seed: int
+    state: Literal["done", "failed", "missing"]
+    reason: str = ""
+    """Why it failed, in one line."""
+    log: str = ""
+    """Path of its log, relative to the run's folder."""
+    cell_id: str | None = None
+    """Known once the backbone's fingerprint is."""
+
+
+class Plan(Frozen):
+    """The file `plan.json` of a run's folder."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    baseline: str | None = None
+    """The row against which deltas are shown."""
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Ids of protocols, in the order of the table."""
+    cells: tuple[PlannedCell, ...]

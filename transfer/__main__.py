@@ -1,0 +1,67 @@
+"""The command line: `moco-transfer SUBCOMMAND …`, the same as `python -m transfer SUBCOMMAND …`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from transfer import __version__
+
+COMMANDS = ("pretrain", "inspect", "convert", "evaluate", "run", "report", "data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Returns:
+        0 when done, 1 when something failed, 2 for wrong use.
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    from converters.errors import CheckFailed, UserError
+    from reports.errors import ReportError
+
+    try:
+        code: int = args.run(args)
+    except (UserError, ReportError) as error:
+        print(f"moco-transfer: {error}", file=sys.stderr)
+        return 2
+    except CheckFailed as error:
+        print(f"moco-transfer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("moco-transfer: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`): that is no failure of ours.
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="moco-transfer",
+        description="How well do self-supervised backbones transfer? Pretrain, convert, evaluate, compare.",
+    )
+    parser.add_argument("--version", action="version", version=f"moco-transfer {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"transfer.commands.{name}")
+        sub = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
