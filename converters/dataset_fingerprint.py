@@ -1,4 +1,4 @@
-"""The fingerprint that says which data a number was made on."""
+"""The fingerprint that says which data a number was made on, or a backbone was pretrained on."""
 
 from __future__ import annotations
 
