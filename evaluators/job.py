@@ -11,6 +11,7 @@ import torch
 from converters.backbone import Backbone
 from converters.receipt import Receipt
 from converters.settings import Settings
+from evaluators.datasets.card import DatasetCard
 from evaluators.protocol import Protocol
 
 
@@ -24,19 +25,6 @@ class Metric(Settings):
     higher_is_better: bool
     n: int
     """How many test images, boxes or pixels it is taken over; `definition` of the protocol says which."""
-
-
-class DatasetCard(Settings):
-    """Which data a number was made on."""
-
-    name: str
-    layout: str
-    fingerprint: str
-    """sha256 over sorted relative paths, sizes and the bytes of the annotations."""
-    sample: bool
-    """True for the generated sample data, which says nothing about real benchmarks."""
-    images: dict[str, int]
-    """Images a split."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ class PlannedCell(Frozen):
     row: str
     """Name of the backbone."""
     protocol: str
-    """Id of the protocol; with overrides, as the suite names the column."""
+    """Id of the protocol."""
+    overrides: tuple[str, ...] = ()
+    """Of its settings: together with the id they are the column."""
     pretrain_seed: int | None
     trial_seed: int
     state: Literal["done", "failed", "missing"]
@@ -30,6 +32,7 @@ class Plan(Frozen):
 
     schema_version: Literal[1] = 1
     name: str
+    title: str = ""
     baseline: str | None = None
     """The row against which deltas are shown."""
     rows: tuple[str, ...]

@@ -1,0 +1,35 @@
+"""`DatasetCard`: which data a number was made on. Loads no torch, so that a run can plan without it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from converters.settings import Settings
+from evaluators.protocol import TaskSettings
+
+
+class DatasetCard(Settings):
+    """Which data a number was made on."""
+
+    name: str
+    layout: str
+    fingerprint: str
+    """sha256 over sorted relative paths, sizes and the bytes of the annotations."""
+    sample: bool
+    """True for the generated sample data, which says nothing about real benchmarks."""
+    images: dict[str, int]
+    """Images a split."""
+
+
+def card(settings: TaskSettings, root: Path) -> DatasetCard:
+    """The card of the data set at `root`, read in the layout that a protocol's settings ask for.
+
+    Each layout's module has a function `card(settings, root)`.
+
+    Raises:
+        UserError: if the folder does not hold such a data set.
+    """
+    layout = settings.layout if settings.task in ("detection", "segmentation") else "image_folder"
+    found: DatasetCard = importlib.import_module(f"evaluators.datasets.{layout}").card(settings, root)
+    return found
