@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from converters import keymap
+from converters.architectures import ARCHITECTURES
 from converters.backbone import BATCH_COUNTER, fingerprint
 from converters.errors import CheckFailed
+from converters.keymap import KeyMap
 from converters.metadata import BackboneMetadata, Preprocess
 from converters.settings import Settings
 
@@ -72,6 +77,137 @@ def check(
         tensors=sum(not name.endswith(BATCH_COUNTER) for name in live),
         preprocess=preprocess,
         stride_in_1x1=stride_in_1x1,
+    )
+
+
+def module_receipt(module: nn.Module, metadata: BackboneMetadata, preprocess: Preprocess) -> Receipt:
+    """The receipt of a torchvision ResNet, with or without a head.
+
+    Args:
+        module: the live model, wrapped for distributed training or not.
+        metadata: the header of the backbone that it should hold.
+        preprocess: what the caller's transforms really apply.
+
+    Raises:
+        CheckFailed: if a tensor or an input setting differs.
+    """
+    names = keymap.torchvision(metadata.arch)
+    return check(
+        metadata,
+        live_tensors(module, names),
+        framework="torchvision",
+        preprocess=preprocess,
+        stride_in_1x1=live_stride_in_1x1(module, names, metadata.arch),
+    )
+
+
+def detectron2_receipt(model: nn.Module, cfg: Any, metadata: BackboneMetadata) -> Receipt:
+    """The receipt of a detectron2 detector (C4 or FPN).
+
+    Args:
+        model: a live `GeneralizedRCNN` or the like, with `pixel_mean` and `pixel_std`.
+        cfg: the configuration that its data loader was built from; `cfg.INPUT.FORMAT` is read.
+        metadata: the header of the backbone that it should hold.
+
+    Raises:
+        CheckFailed: if a tensor or an input setting differs.
+    """
+    model = unwrapped(model)
+    place = keymap.detectron2_place(model.state_dict())
+    if place is None:
+        raise CheckFailed("receipt: the detectron2 model holds no ResNet (no tensor `stem.conv1.weight`)")
+    names = keymap.detectron2(metadata.arch, place)
+    order = str(cfg.INPUT.FORMAT)
+    believed = getattr(model, "input_format", None)
+    if order not in ("RGB", "BGR") or believed not in (None, order):
+        raise CheckFailed(f"receipt: expected one channel order, found {order!r} fed to a model made for {believed!r}")
+    return check(
+        metadata,
+        live_tensors(model, names),
+        framework="detectron2",
+        preprocess=_on_byte_scale(order, model.get_buffer("pixel_mean"), model.get_buffer("pixel_std")),
+        stride_in_1x1=live_stride_in_1x1(model, names, metadata.arch),
+    )
+
+
+def mmseg_receipt(model: nn.Module, metadata: BackboneMetadata, loaded_order: str = "BGR") -> Receipt:
+    """The receipt of an mmsegmentation segmentor with a plain `ResNet`.
+
+    Args:
+        model: a live segmentor with `backbone` and `data_preprocessor`.
+        metadata: the header of the backbone that it should hold.
+        loaded_order: the channel order in which the pipeline loads images; BGR for `LoadImageFromFile`.
+
+    Raises:
+        CheckFailed: if a tensor or an input setting differs.
+    """
+    model = unwrapped(model)
+    names = keymap.mmseg(metadata.arch, "backbone")
+    preprocessor: Any = model.data_preprocessor
+    if not getattr(preprocessor, "_enable_normalize", False):
+        raise CheckFailed("receipt: the mmseg model's data_preprocessor has no mean and std: its inputs are raw bytes")
+    # mmengine keeps one flag for both directions: what matters is whether the loaded order is swapped.
+    order = loaded_order[::-1] if preprocessor._channel_conversion else loaded_order
+    return check(
+        metadata,
+        live_tensors(model, names),
+        framework="mmseg",
+        preprocess=_on_byte_scale(order, preprocessor.mean, preprocessor.std),
+        stride_in_1x1=live_stride_in_1x1(model, names, metadata.arch),
+    )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, or itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def live_tensors(model: nn.Module, names: KeyMap) -> dict[str, Tensor]:
+    """The backbone's tensors in a live model, under torchvision's names.
+
+    Batch counters may be absent, as under a frozen batch norm.
+
+    Raises:
+        CheckFailed: if another tensor is absent, as under a wrong stem.
+    """
+    state = unwrapped(model).state_dict()
+    live = {ours: state[theirs] for ours, theirs in names.names.items() if theirs in state}
+    missing = [names.names[name] for name in names.names.keys() - live.keys() if not name.endswith(BATCH_COUNTER)]
+    if missing:
+        raise CheckFailed(
+            f"receipt: expected the backbone's {len(names.names)} tensors in the {names.target} model, "
+            f"found {len(live)}; absent are {len(missing)}, as {min(missing)}"
+        )
+    return live
+
+
+def live_stride_in_1x1(model: nn.Module, names: KeyMap, arch: str) -> bool:
+    """Whether bottlenecks of a live model keep their stride in the first 1x1 convolution; read from the modules.
+
+    Raises:
+        CheckFailed: if the stages disagree.
+    """
+    if not ARCHITECTURES[arch].bottleneck:
+        return False
+    model = unwrapped(model)
+    found: set[bool] = set()
+    for layer in (2, 3, 4):
+        for convolution in ("conv1", "conv2"):
+            path = names.names[f"layer{layer}.0.{convolution}.weight"].removesuffix(".weight")
+            stride: Any = model.get_submodule(path).stride
+            if tuple(stride) != (1, 1):
+                found.add(convolution == "conv1")
+    if len(found) > 1:
+        raise CheckFailed(f"receipt: the {names.target} model has strides in 1x1 and in 3x3 convolutions")
+    return found == {True}
+
+
+def _on_byte_scale(order: Any, mean: Tensor, std: Tensor) -> Preprocess:
+    return Preprocess(
+        channel_order=order,
+        mean=tuple(mean.flatten().tolist()),
+        std=tuple(std.flatten().tolist()),
+        value_range=(0.0, 255.0),
     )
 
 
