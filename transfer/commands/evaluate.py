@@ -1,17 +1,74 @@
-"""`moco-transfer evaluate`."""
+"""`moco-transfer evaluate`: one protocol on one backbone; the number lands as a record in a run's folder."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-HELP = "evaluate"
-EXAMPLE = "moco-transfer evaluate"
+HELP = "evaluate a backbone under one protocol"
+EXAMPLE = "moco-transfer evaluate knn-dino@1 --backbone moco.safetensors --data /data/imagenet -o runs/mine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("protocol", nargs="?", help="id of a protocol; see --list")
+    parser.add_argument("--list", action="store_true", help="list the protocols and stop")
+    parser.add_argument("--backbone", type=Path, help="a backbone file, or a checkpoint that `inspect` knows")
+    parser.add_argument("--data", type=Path, help="root folder of the data set")
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/evaluate"), help="the run's folder (%(default)s)")
+    parser.add_argument("--name", help="row name in tables (default: the backbone's file name)")
+    parser.add_argument("--data-name", help="name of the data set in tables (default: the folder's name)")
+    parser.add_argument("--seed", type=int, default=0, help="trial seed (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the protocol"
+    )
+    parser.add_argument("--force", action="store_true", help="do it again although the record exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it."""
-    raise NotImplementedError
+    """Evaluate and write the record.
+
+    Raises:
+        UserError: for wrong input.
+        CheckFailed: if a proof does not hold.
+    """
+    from evaluators.protocol import find
+    from evaluators.protocols import CATALOGUE
+
+    if args.list:
+        width = max(len(id_) for id_ in CATALOGUE)
+        for protocol in CATALOGUE.values():
+            print(f"{protocol.id:{width}}  {protocol.title}: {protocol.definition}")
+        return 0
+
+    from converters.errors import UserError
+
+    for option in ("protocol", "backbone", "data"):
+        if getattr(args, option) is None:
+            name = "PROTOCOL" if option == "protocol" else f"--{option}"
+            raise UserError(expected=name, found="none", where="evaluate", cure=f"for example: {EXAMPLE}")
+    protocol = find(args.protocol, CATALOGUE).overridden(tuple(args.set))
+    if not args.data.is_dir():
+        raise UserError(expected="the data set's root folder", found="none", where=args.data)
+
+    # Torch from here on: a typo above is answered at once.
+    from transfer.cell import evaluate_cell
+
+    record, path = evaluate_cell(
+        protocol,
+        args.backbone,
+        args.data,
+        run=args.out,
+        row=args.name or args.backbone.stem,
+        data_name=args.data_name or args.data.resolve().name,
+        seed=args.seed,
+        device=args.device,
+        force=args.force,
+    )
+    for metric in record.metrics:
+        print(f"{metric.name:16} {metric.value:7.2f} {metric.unit}  (n = {metric.n})")
+    for note in record.notes:
+        print(f"note: {note}")
+    print(f"record: {path}")
+    return 0

@@ -1,0 +1,106 @@
+"""The suite file: what is refused, and where data sets are found."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from converters.errors import UserError
+from transfer.suite import Suite, built_in, load_suite, locate_data
+
+MINIMAL = {
+    "name": "mine",
+    "data": {"imagenet": None},
+    "backbones": {"random": {"init": "random", "arch": "resnet18"}},
+    "protocols": [{"protocol": "knn-dino@1", "data": "imagenet"}],
+}
+
+
+def write(folder: Path, **changes: object) -> str:
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | changes))
+    return str(path)
+
+
+def test_every_built_in_suite_is_valid() -> None:
+    assert "quickstart" in built_in()
+    for name in built_in():
+        assert load_suite(name).name == name
+
+
+def test_the_shipped_schema_is_the_models_own() -> None:
+    shipped = json.loads((resources.files("transfer") / "suites" / "suite.schema.json").read_text())
+    assert shipped == Suite.model_json_schema(), "write it anew with: python -m transfer.suite"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"protocls": []}, "did you mean 'protocols'?"),
+        ({"baseline": "randm"}, "did you mean 'random'?"),
+        ({"protocols": [{"protocol": "knn-dino@1", "data": "imagenett"}]}, "did you mean 'imagenet'?"),
+        ({"backbones": {"random": {"init": "random", "archh": "resnet18"}}}, "did you mean 'arch'?"),
+        ({"backbones": {"x": {"init": "random", "arch": "resnet18", "file": "a.pth"}}}, "exactly one of"),
+        ({"backbones": {"x": {"recipe": "moco-v1@1"}}}, "recipe needs data"),
+        ({"backbones": {"x": {"file": "a.pth", "arch": "resnet18"}}}, "arch has no meaning beside file"),
+        ({"data": {"imagenet": "sample:vocc"}}, "did you mean 'voc'?"),
+        ({"backbones": {}}, "at least 1"),
+        ({"name": "../up"}, "name"),
+    ],
+)
+def test_a_faulty_suite_is_one_line_that_names_file_and_cure(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(UserError) as caught:
+        load_suite(path)
+    line = str(caught.value)
+    assert "suite.yaml" in line
+    assert told in line
+    assert "\n" not in line
+
+
+def test_an_unknown_name_gives_the_nearest_suite() -> None:
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        load_suite("quickstrat")
+
+
+def test_settings_change_from_the_command_line(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path), ["trial_seeds=[0, 1, 2]"])
+    assert suite.trial_seeds == (0, 1, 2)
+    with pytest.raises(UserError, match="did you mean 'trial_seeds'"):
+        load_suite(write(tmp_path), ["trial_seed=[0]"])
+
+
+def test_data_comes_from_the_option_then_the_environment_then_the_suite(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("suite", "environment", "option")}
+    for folder in folders.values():
+        folder.mkdir()
+    suite = load_suite(write(tmp_path, data={"imagenet": str(folders["suite"])}))
+    variables = {"MOCO_TRANSFER_DATA_IMAGENET": str(folders["environment"])}
+    option = [f"imagenet={folders['option']}"]
+    run = tmp_path / "run"
+    assert locate_data(suite, [], run, {}) == {"imagenet": folders["suite"]}
+    assert locate_data(suite, [], run, variables) == {"imagenet": folders["environment"]}
+    assert locate_data(suite, option, run, variables) == {"imagenet": folders["option"]}
+
+
+def test_data_that_cannot_be_found_says_how_to_give_it(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path))
+    with pytest.raises(UserError, match="MOCO_TRANSFER_DATA_IMAGENET"):
+        locate_data(suite, [], tmp_path, {})
+    with pytest.raises(UserError, match="did you mean 'imagenet'"):
+        locate_data(suite, ["imagent=/x"], tmp_path, {})
+    with pytest.raises(UserError, match="NAME=DIR"):
+        locate_data(suite, ["imagenet"], tmp_path, {})
+    with pytest.raises(UserError, match="absent"):
+        locate_data(suite, [f"imagenet={tmp_path / 'absent'}"], tmp_path, {})
+
+
+def test_generated_data_lies_in_the_runs_folder(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path, data={"imagenet": "sample:images"}))
+    assert locate_data(suite, [], tmp_path, {}) == {"imagenet": tmp_path / "sample" / "images"}

@@ -1,0 +1,107 @@
+"""One cell of the table: an evaluation becomes a record."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from converters import families
+from converters.backbone import Backbone
+from converters.errors import UserError
+from evaluators.datasets.card import card
+from evaluators.job import Job, Outcome, evaluate
+from evaluators.protocol import Protocol
+from reports import store
+from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, Record
+from transfer import provenance
+from transfer.cells import cell_id
+
+
+def evaluate_cell(
+    protocol: Protocol,
+    weights: Path,
+    data: Path,
+    *,
+    run: Path,
+    row: str,
+    data_name: str,
+    seed: int,
+    device: str | None = None,
+    force: bool = False,
+) -> tuple[Record, Path]:
+    """Evaluate and write `run/results/<cell id>.json`; a record that exists is returned as it is unless `force`.
+
+    Returns:
+        The record and its path.
+
+    Raises:
+        UserError: for wrong input.
+        CheckFailed: if a proof does not hold.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    backbone = families.read(weights)
+    id_ = cell_id(backbone.metadata, protocol, card(protocol.settings, data).fingerprint, seed)
+    path = run / "results" / f"{id_}.json"
+    if path.exists() and not force:
+        return store.read(path), path
+    workdir = run / "cells" / id_
+    workdir.mkdir(parents=True, exist_ok=True)
+    place = _device(device)
+    outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
+    commit, dirty = provenance.commit()
+    record = Record(
+        cell_id=id_,
+        protocol=_protocol_card(protocol),
+        backbone=_backbone_card(backbone, row),
+        dataset=DatasetCard.model_validate(outcome.dataset.model_dump() | {"name": data_name}),
+        pretrain_seed=backbone.origin.pretrain_seed,
+        trial_seed=seed,
+        metrics=_metrics(outcome),
+        receipt=outcome.receipt.model_dump(mode="json"),
+        notes=outcome.notes,
+        provenance=Provenance(
+            command=shlex.join(["moco-transfer", *sys.argv[1:]]),
+            commit=commit,
+            dirty=dirty,
+            versions=provenance.versions(),
+            device=provenance.device_name(place.type),
+            started=started.isoformat(timespec="seconds"),
+            wall_seconds=round(time.monotonic() - clock, 3),
+        ),
+    )
+    store.write(record, path, force=force)
+    return record, path
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(expected="cpu, cuda or cuda:N", found=repr(name), where="--device") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(expected="a GPU that torch can use", found="none", where=f"--device {name}", cure="use cpu")
+    return device
+
+
+def _protocol_card(protocol: Protocol) -> ProtocolCard:
+    return ProtocolCard(task=protocol.task, **protocol.model_dump(mode="json"))
+
+
+def _backbone_card(backbone: Backbone, row: str) -> BackboneCard:
+    return BackboneCard(
+        name=row,
+        fingerprint=backbone.fingerprint,
+        arch=backbone.arch,
+        origin=backbone.origin.model_dump(mode="json"),
+    )
+
+
+def _metrics(outcome: Outcome) -> tuple[MetricValue, ...]:
+    return tuple(MetricValue.model_validate(metric.model_dump()) for metric in outcome.metrics)

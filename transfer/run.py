@@ -1,0 +1,180 @@
+"""Runs a suite: what is missing, side by side, one process a step; what fails takes nothing else down."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from converters.errors import UserError
+from reports.plan import Plan, PlannedCell
+from transfer.cells import Resolved, Step
+from transfer.launch import Running, start, stop
+from transfer.overview import Overview
+from transfer.suite import Suite
+
+# Long steps first, so that the last one does not run alone.
+_ORDER = {"data": 0, "pretraining": 1, "backbone": 2, "detection": 3, "segmentation": 4, "linear": 5, "knn": 6}
+
+
+@dataclass
+class Status:
+    """Where a step stands."""
+
+    state: Literal["pending", "running", "done", "failed"] = "pending"
+    reason: str = ""
+    resolved: Resolved | None = None
+    seconds: float = 0.0
+    already: bool = False
+    """Done by an earlier run."""
+
+
+@dataclass
+class RunState:
+    """A suite under way."""
+
+    suite: Suite
+    folder: Path
+    steps: list[Step]
+    statuses: dict[Step, Status] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.statuses = {step: Status() for step in self.steps}
+
+    def settle(self) -> None:
+        """Move every pending step on as far as the files on disk allow."""
+        for step in self.steps:
+            status = self.statuses[step]
+            if status.state != "pending":
+                continue
+            broken = [need for need in step.needs if self.statuses[need].state == "failed"]
+            if broken:
+                status.state, status.reason = "failed", f"needs {broken[0].title}, which failed"
+            elif all(self.statuses[need].state == "done" for need in step.needs) and status.resolved is None:
+                try:
+                    status.resolved = step.resolve()
+                except UserError as error:
+                    status.state, status.reason = "failed", str(error)
+                    continue
+                twin = self._twin(step, status.resolved)
+                if twin is not None:
+                    status.state = "failed"
+                    status.reason = f"the same weights as {twin.title}: a second row for them says nothing"
+                elif status.resolved.output.exists():
+                    status.state, status.already = "done", True
+
+    def ready(self) -> list[Step]:
+        """Steps that can start now, in the order in which they should."""
+        steps = [step for step, status in self.statuses.items() if status.state == "pending" and status.resolved]
+        return sorted(steps, key=lambda step: _ORDER[step.protocol.task if step.protocol else step.kind])
+
+    def unfinished(self) -> bool:
+        """Whether any step is pending or running."""
+        return any(status.state in ("pending", "running") for status in self.statuses.values())
+
+    def _twin(self, step: Step, resolved: Resolved) -> Step | None:
+        for other, status in self.statuses.items():
+            if other is not step and status.resolved is not None and status.resolved.output == resolved.output:
+                return other
+        return None
+
+    def plan(self) -> Plan:
+        """What the report must know beside the records."""
+        cells = []
+        for step, status in self.statuses.items():
+            if step.protocol is None:
+                continue
+            done_or_failed = status.state if status.state in ("done", "failed") else "missing"
+            log = "" if status.resolved is None else f"cells/{status.resolved.folder.name}/log.txt"
+            cells.append(
+                PlannedCell(
+                    row=step.row,
+                    protocol=step.protocol.id,
+                    overrides=step.protocol.overrides,
+                    pretrain_seed=step.pretrain_seed,
+                    trial_seed=step.trial_seed,
+                    state=done_or_failed,
+                    reason=status.reason,
+                    log=log,
+                    cell_id=status.resolved.id if status.resolved else None,
+                )
+            )
+        return Plan(
+            name=self.suite.name,
+            title=self.suite.title,
+            baseline=self.suite.baseline,
+            rows=tuple(self.suite.backbones),
+            columns=tuple(column.protocol for column in self.suite.protocols),
+            cells=tuple(cells),
+        )
+
+
+def execute(state: RunState, jobs: int) -> bool:
+    """Do every step of the suite that is not done, `jobs` side by side.
+
+    Returns:
+        Whether all steps are done.
+    """
+    running: dict[Step, Running] = {}
+    with _locked(state.folder), Overview(state.statuses, running) as overview:
+        try:
+            while True:
+                state.settle()
+                for step in state.ready()[: jobs - len(running)]:
+                    slot = min(set(range(jobs)) - {one.slot for one in running.values()})
+                    resolved = state.statuses[step].resolved
+                    assert resolved is not None, "ready() gives resolved steps only"
+                    running[step] = start(resolved, slot, jobs)
+                    state.statuses[step].state = "running"
+                    overview.started(step)
+                write_plan(state)
+                if not running and not state.unfinished():
+                    break
+                while not (finished := [step for step, one in running.items() if one.process.poll() is not None]):
+                    overview.tick()
+                    time.sleep(0.2)
+                for step in finished:
+                    _finish(state.statuses[step], running.pop(step))
+                    overview.finished(step)
+        finally:
+            stop(list(running.values()))
+            write_plan(state)
+    return all(status.state == "done" for status in state.statuses.values())
+
+
+def _finish(status: Status, one: Running) -> None:
+    status.seconds = time.monotonic() - one.started
+    if one.process.returncode == 0 and one.resolved.output.exists():
+        status.state = "done"
+    else:
+        status.state, status.reason = "failed", one.reason()
+
+
+def write_plan(state: RunState) -> None:
+    """Write `plan.json` into the run's folder, atomically."""
+    state.folder.mkdir(parents=True, exist_ok=True)
+    partial = state.folder / f".plan.json.{os.getpid()}.partial"
+    partial.write_text(state.plan().model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.replace(state.folder / "plan.json")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the kernel lets go of the lock however this process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                expected="no other run in this folder",
+                found="one at work",
+                where=folder,
+                cure="wait for it, or give another folder with -o",
+            ) from None
+        yield
