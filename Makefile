@@ -11,11 +11,12 @@ UV_VERSION := 0.13.9
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt constraints-detectron2.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "make: expected Python 3.11 or 3.12, found %d.%d; name another with PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[mmseg]' --group detectron2 --group dev
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --constraint constraints-detectron2.txt \
+		--editable '.[mmseg]' --group detectron2 --group dev
 	@touch $@
 
 quickstart: $(READY)
@@ -30,10 +31,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Pins anew what pyproject.toml asks for, for both Python versions, with hashes.
+# Pins anew what pyproject.toml asks for, for both Python versions.
 constraints: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --extra mmseg --group detectron2 --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --quiet --upgrade --output-file constraints.txt
+		--no-header --quiet --upgrade --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV)

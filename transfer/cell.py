@@ -46,9 +46,9 @@ def evaluate_cell(
     started, clock = datetime.now(UTC), time.monotonic()
     backbone = families.read(weights)
     id_ = cell_id(backbone.metadata, protocol, card(protocol.settings, data).fingerprint, seed)
-    path = run / "results" / f"{id_}.json"
+    path = store.record_path(run / "results", id_)
     if path.exists() and not force:
-        return store.read(path), path
+        return store.read_record(path), path
     workdir = run / "cells" / id_
     workdir.mkdir(parents=True, exist_ok=True)
     place = _device(device)
@@ -74,8 +74,7 @@ def evaluate_cell(
             wall_seconds=round(time.monotonic() - clock, 3),
         ),
     )
-    store.write(record, path, force=force)
-    return record, path
+    return record, store.write_record(record, run / "results", overwrite=force)
 
 
 def _device(name: str | None) -> torch.device:

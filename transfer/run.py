@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from converters.errors import UserError
+from reports import store
 from reports.plan import Plan, PlannedCell
 from transfer.cells import Resolved, Step
 from transfer.launch import Running, start, stop
@@ -157,10 +157,7 @@ def _finish(status: Status, one: Running) -> None:
 
 def write_plan(state: RunState) -> None:
     """Write `plan.json` into the run's folder, atomically."""
-    state.folder.mkdir(parents=True, exist_ok=True)
-    partial = state.folder / f".plan.json.{os.getpid()}.partial"
-    partial.write_text(state.plan().model_dump_json(indent=1) + "\n", encoding="utf-8")
-    partial.replace(state.folder / "plan.json")
+    store.write_plan(state.plan(), state.folder / "plan.json")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,13 @@ def command(*arguments: object) -> list[str]:
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command("run", *arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command("run", *arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
 
@@ -73,7 +79,11 @@ def test_a_run_that_is_killed_leaves_no_orphan_and_goes_on_where_it_was(tmp_path
     suite = write_suite(tmp_path, trial_seeds=[0, 1, 2])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
-        command("run", suite, "--jobs", 1), cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command("run", suite, "--jobs", 1),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 200
     while not records(tmp_path) and first.poll() is None and time.monotonic() < deadline:
