@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,25 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(arguments)
-    from converters.errors import CheckFailed, UserError
+    from converters.command import exit_code
+    from converters.errors import UserError
     from reports.errors import ReportError
 
-    try:
-        code: int = args.run(args)
-    except (UserError, ReportError) as error:
-        print(f"moco-transfer: {error}", file=sys.stderr)
-        return 2
-    except CheckFailed as error:
-        print(f"moco-transfer: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("moco-transfer: interrupted; what was finished is kept, the same command goes on", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output went away (`… | head`): that is no failure of ours.
-        sys.stderr.close()
-        return 0
-    return code
+    return exit_code("moco-transfer", lambda: args.run(args), (UserError, ReportError))
 
 
 def _parser() -> argparse.ArgumentParser:

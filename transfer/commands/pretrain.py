@@ -1,17 +1,7 @@
-"""`moco-transfer pretrain`."""
+"""`moco-transfer pretrain`: the same command as `python -m pretrain`."""
 
 from __future__ import annotations
 
-import argparse
+from pretrain.__main__ import EXAMPLE, HELP, add_arguments, run
 
-HELP = "pretrain"
-EXAMPLE = "moco-transfer pretrain"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do it."""
-    raise NotImplementedError
+__all__ = ["EXAMPLE", "HELP", "add_arguments", "run"]

@@ -1,0 +1,95 @@
+"""Pretrain MoCo: `python -m pretrain RECIPE --data DIR -o OUT`, the same as `moco-transfer pretrain`.
+
+Several processes, here two on this machine (gloo on a CPU, NCCL on GPUs):
+
+    torchrun --nproc-per-node 2 -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
+EXAMPLE = (
+    "moco-transfer pretrain quickstart-moco-v2@1 --data sample/images -o runs/moco-v2\n"
+    "  torchrun --nproc-per-node 8 -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --set epochs=800"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, or quickstart-moco-v1@1, -v2@1")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="a folder of images; its train/ where there is one"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="the run's folder; a run cut off there goes on"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="of everything random (default 0)")
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's field"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--force", action="store_true", help="remove a former run in OUT and start anew")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, then say how to evaluate."""
+    from pretrain.recipes import find_recipe
+
+    recipe = find_recipe(args.recipe).overridden(tuple(args.assignments))
+
+    from pretrain import distributed
+    from pretrain.train import pretrain
+
+    _speak()
+    device = distributed.parse_device(args.device)
+    backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force)
+    if distributed.launched_rank() == 0:
+        print(f"backbone: {backbone}")
+        print("evaluate it with:")
+        for protocol in ("knn-dino@1", "linear-moco@1"):
+            print(f"  moco-transfer evaluate {protocol} --backbone {backbone} --data {args.data}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a program; exit codes as for `moco-transfer`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain",
+        description=HELP,
+        epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    from converters.command import exit_code
+
+    return exit_code("pretrain", lambda: run(args))
+
+
+def _seed(text: str) -> int:
+    """A seed from 0: the random streams are keyed by it."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("a seed is 0 or more")
+    return value
+
+
+def _speak() -> None:
+    """Show what `pretrain` logs, as plain lines."""
+    log = logging.getLogger("pretrain")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

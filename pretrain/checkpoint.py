@@ -1,0 +1,151 @@
+"""Checkpoints in the layout of facebookresearch/moco@7397dfe, with what an exact resume needs beside it.
+
+The reference's fields: `epoch` (finished epochs), `arch`, `state_dict` (names begin with `module.`), `optimizer`. Ours:
+`schema`, `recipe`, `seed`, `data`, `rng`, `scaler`, `loader`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from converters.errors import CheckFailed, UserError
+from pretrain.images import ImageFolder
+from pretrain.model import MoCo
+from pretrain.recipes import EXECUTION_FIELDS, Recipe
+
+SCHEMA = 1
+PREFIX = "module."
+_NAME = re.compile(r"checkpoint_(\d{4,})\.pth\.tar")
+
+
+def path_for(out: Path, epoch: int) -> Path:
+    """Where the checkpoint after `epoch` (from 0) lies."""
+    return out / f"checkpoint_{epoch:04d}.pth.tar"
+
+
+def newest(out: Path) -> Path | None:
+    """The checkpoint of the latest epoch in `out`, if there is one."""
+    return max(_all(out), key=_epoch, default=None)
+
+
+def save(
+    out: Path, model: MoCo, optimizer: Optimizer, *, epoch: int, recipe: Recipe, seed: int, images: ImageFolder
+) -> None:
+    """Write the state after `epoch` (from 0), whole or not at all: to a temporary file, flushed, renamed.
+
+    Raises:
+        CheckFailed: if it cannot be written, as on a full disk; what was there before is intact.
+    """
+    path = path_for(out, epoch)
+    content = {
+        "schema": SCHEMA,
+        "epoch": epoch + 1,
+        "arch": recipe.arch,
+        "state_dict": {PREFIX + name: tensor for name, tensor in model.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "data": {"fingerprint": images.fingerprint, "images": len(images.paths), "sample": images.sample},
+        "rng": {"torch": torch.get_rng_state()},
+        "scaler": None,
+        "loader": {"epoch": epoch + 1, "batch": 0},
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckFailed(f"{path}: the checkpoint could not be written ({error})") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of this package, on the CPU.
+
+    Raises:
+        UserError: if the file is damaged, or no checkpoint of ours.
+    """
+    cure = "remove it to go on from the one before, or start anew with --force"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0][:120]
+        raise UserError(expected="a whole checkpoint", found=f"a fault ({reason})", where=path, cure=cure) from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = repr(content.get("schema")) if isinstance(content, dict) else type(content).__name__
+        raise UserError(expected=f"a checkpoint of schema {SCHEMA}", found=found, where=path, cure=cure)
+    return content
+
+
+def check_same_run(content: Mapping[str, Any], path: Path, *, recipe: Recipe, seed: int, images: ImageFolder) -> None:
+    """See that a checkpoint comes from the run that is asked for.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    ignored = EXECUTION_FIELDS | {"overrides"}
+    saved = {key: value for key, value in content["recipe"].items() if key not in ignored}
+    wanted = recipe.computation()
+    saved |= {"seed": content["seed"], "data": content["data"]["fingerprint"]}
+    wanted |= {"seed": seed, "data": images.fingerprint}
+    for key in sorted(saved.keys() | wanted.keys()):
+        if saved.get(key) != wanted.get(key):
+            raise UserError(
+                expected=f"the run of this folder, whose {key} is {saved.get(key)}",
+                found=f"{key} {wanted.get(key)}",
+                where=path,
+                cure="choose another folder with -o, or start anew with --force",
+            )
+
+
+def restore(content: Mapping[str, Any], model: MoCo, optimizer: Optimizer) -> None:
+    """Put model, optimizer and random generators back to the state that was saved."""
+    model.load_state_dict(without_prefix(content["state_dict"]))
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["rng"]["torch"])
+
+
+def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's `state_dict` under the names of `MoCo`."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items()}
+
+
+def prune(out: Path, recipe: Recipe) -> None:
+    """Remove all checkpoints but the newest `keep_last` and every `keep_every`-th."""
+    for path in sorted(_all(out), key=_epoch)[: -recipe.keep_last]:
+        if not recipe.keep_every or (_epoch(path) + 1) % recipe.keep_every:
+            path.unlink()
+
+
+def clear(out: Path) -> None:
+    """Remove all checkpoints."""
+    for path in _all(out):
+        path.unlink()
+
+
+def clear_partial(out: Path) -> None:
+    """Remove what a killed run was writing."""
+    for path in out.glob(".checkpoint_*.partial"):
+        path.unlink()
+
+
+def _all(out: Path) -> list[Path]:
+    return [path for path in out.iterdir() if _NAME.fullmatch(path.name)] if out.is_dir() else []
+
+
+def _epoch(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match.group(1))

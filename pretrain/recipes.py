@@ -1,0 +1,141 @@
+"""The declared pretraining recipes. Pure data: no torch.
+
+MoCo v1 is the default of the reference (facebookresearch/moco@7397dfe, `main_moco.py`); v2 is v1 with four fields
+changed, the flags `--mlp --moco-t 0.2 --aug-plus --cos`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from converters.errors import UserError
+from converters.settings import Settings, nearest, override
+
+EXECUTION_FIELDS = frozenset({"workers", "keep_last", "keep_every"})
+"""Fields that change how a run is carried out, not what it computes: they may differ when it is resumed."""
+
+
+class Recipe(Settings):
+    """Everything that decides a pretraining run, apart from images and seed."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*@[1-9][0-9]*$")
+    arch: str = "resnet50"
+    dim: int = Field(default=128, gt=0)
+    """D of the embedding."""
+    queue_size: int = Field(default=65536, gt=0)
+    """K, the number of negative keys."""
+    momentum: float = Field(default=0.999, ge=0, le=1)
+    """m of the key encoder."""
+    temperature: float = Field(default=0.07, gt=0)
+    """T of the logits."""
+    mlp: bool = False
+    """A hidden layer in the projection head."""
+    augmentation: Literal["v1", "v2"] = "v1"
+    """See `pretrain.augment`."""
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = (120, 160)
+    """For `step`: epochs after which the learning rate falls tenfold."""
+    epochs: int = Field(default=200, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+    """Images a step over all processes."""
+    lr: float = Field(default=0.03, gt=0)
+    """Stated for 256 images a step; the run uses lr × batch_size / 256 (see `base_lr`)."""
+    sgd_momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """On every parameter, normalisation and biases included."""
+    image_size: int = Field(default=224, gt=0)
+    """The side of the crop, pixels."""
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Area range of the random resized crop."""
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    """For augmentation v2: range of the Gaussian's standard deviation, pixels."""
+    workers: int | None = Field(default=None, ge=0)
+    """Loading processes of each training process; None: none on a CPU, up to 16 beside a GPU. Changes no result."""
+    keep_last: int = Field(default=2, gt=0)
+    """How many of the newest checkpoints are kept."""
+    keep_every: int = Field(default=50, ge=0)
+    """Every so many epochs the checkpoint is kept for good; 0 for never."""
+    overrides: tuple[str, ...] = ()
+    """Dotted assignments that were applied to the declared recipe."""
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate at this batch size, before the schedule: the linear rule (Goyal et al. 2017, 2.1)."""
+        return self.lr * self.batch_size / 256
+
+    @property
+    def modified(self) -> bool:
+        """True when a field differs from the declared recipe."""
+        return bool(self.overrides)
+
+    @property
+    def method(self) -> str:
+        """`MoCo v1` or `MoCo v2`, by the head, as published checkpoints are told apart."""
+        return "MoCo v2" if self.mlp else "MoCo v1"
+
+    def overridden(self, assignments: tuple[str, ...]) -> Self:
+        """This recipe with dotted assignments such as `epochs=2`.
+
+        Raises:
+            UserError: for an unknown field, a wrong value, or an attempt to change the id.
+        """
+        if not assignments:
+            return self
+        for assignment in assignments:
+            if assignment.partition("=")[0] in ("id", "overrides"):
+                raise UserError(
+                    expected="a field that may be changed",
+                    found=assignment,
+                    where="--set",
+                    cure="an id stands for its declared fields",
+                )
+        changed = override(self, assignments)
+        return changed.model_copy(update={"overrides": (*self.overrides, *assignments)})
+
+    def computation(self) -> dict[str, Any]:
+        """The fields that decide the result, as plain values."""
+        return self.model_dump(mode="json", exclude=set(EXECUTION_FIELDS) | {"overrides"})
+
+
+def _variant(recipe: Recipe, recipe_id: str, **changes: object) -> Recipe:
+    """A declared delta, validated."""
+    return Recipe.model_validate({**recipe.model_dump(), "id": recipe_id, **changes})
+
+
+V2_CHANGES: dict[str, object] = {"mlp": True, "temperature": 0.2, "augmentation": "v2", "schedule": "cosine"}
+"""All that makes MoCo v1 into v2 (Chen et al. 2020, Table 1; `--mlp --moco-t 0.2 --aug-plus --cos`)."""
+
+MOCO_V1 = Recipe(id="moco-v1@1")
+MOCO_V2 = _variant(MOCO_V1, "moco-v2@1", **V2_CHANGES)
+
+# For the generated sample data on a CPU: small images, a queue of about one data set, a faster key encoder.
+QUICKSTART_MOCO_V1 = _variant(
+    MOCO_V1,
+    "quickstart-moco-v1@1",
+    arch="resnet18",
+    image_size=48,
+    queue_size=4096,
+    momentum=0.99,
+    batch_size=64,
+    lr=0.24,
+    epochs=16,
+    milestones=(10, 13),
+)
+QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@1", **V2_CHANGES)
+
+RECIPES: dict[str, Recipe] = {
+    recipe.id: recipe for recipe in (MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2)
+}
+
+
+def find_recipe(recipe_id: str) -> Recipe:
+    """The recipe with this id.
+
+    Raises:
+        UserError: for an unknown id, with the nearest one.
+    """
+    if recipe_id not in RECIPES:
+        raise UserError(expected="the id of a recipe", found=repr(recipe_id), cure=nearest(recipe_id, RECIPES))
+    return RECIPES[recipe_id]
