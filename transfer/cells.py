@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pretrain.recipes import find_recipe
-
 from converters.errors import UserError
 from converters.metadata import BackboneMetadata, read_metadata
 from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
+from pretrain.recipes import find_recipe
 from transfer.suite import BackboneEntry, Suite
 
 

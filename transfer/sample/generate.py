@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import Field
 
+from converters.dataset_fingerprint import SAMPLE_MARKER, is_sample
 from converters.errors import UserError
 from converters.progress import Progress
 from converters.settings import Settings
-from evaluators.datasets.fingerprint import SAMPLE_MARKER, is_sample
 from transfer import __version__
 from transfer.sample import layouts, scenes
 from transfer.sample.materials import DISTRIBUTIONS, MATERIALS, SPLITS, Photograph, read_photographs
