@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
-HELP = "report"
-EXAMPLE = "moco-transfer report"
+HELP = "collate the results of a run into a comparison table: terminal, Markdown, CSV and a self-contained HTML page"
+EXAMPLE = "moco-transfer report runs/quickstart --baseline 'Random init'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="the folder of a run, as runs/NAME")
+    parser.add_argument(
+        "--baseline", metavar="ROW", help="the row that differences are taken to (default: the suite's)"
+    )
+    parser.add_argument(
+        "--format", choices=("text", "md", "csv"), default="text", help="of the table that is printed (default: text)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it."""
-    raise NotImplementedError
+    """Write `RUN/report/` and print the table."""
+    from reports.tables import terminal
+    from reports.write import write_report
+
+    report = write_report(args.run_folder, args.baseline)
+    if args.format == "text":
+        print(terminal(report.table, colour=sys.stdout.isatty()))
+        print(report.html)
+    else:
+        # The table alone goes to the output, so that it can be sent into a file.
+        path = report.markdown if args.format == "md" else report.csv
+        sys.stdout.write(path.read_text(encoding="utf-8"))
+        print(report.html, file=sys.stderr)
+    return 0

@@ -1,0 +1,254 @@
+"""Records -> the comparison table: rows are backbones by name, columns protocols, cells mean ± std over seeds."""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from reports.columns import Column, arrange, describe, headline
+from reports.errors import ReportError
+from reports.numbers import same_when_shown, short
+from reports.plan import Plan, PlannedCell
+from reports.record import Record
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One backbone under one protocol."""
+
+    row: str
+    column: Column
+    records: tuple[Record, ...] = ()
+    """By pretrain seed, then trial seed."""
+    failed: tuple[PlannedCell, ...] = ()
+    missing: tuple[PlannedCell, ...] = ()
+    planned: bool = True
+    """False where there is a plan and this cell is not in it."""
+    delta: float | None = None
+    """Mean minus the baseline's mean; None for the baseline itself and where either has no number."""
+    best: bool = False
+    """Nothing else in the column prints a better number, and something prints a worse one."""
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The headline metric of each record."""
+        return tuple(headline(record).value for record in self.records)
+
+    @property
+    def n(self) -> int:
+        """How many records the mean is taken over."""
+        return len(self.records)
+
+    @property
+    def mean(self) -> float | None:
+        """Over the records; None without any."""
+        return statistics.mean(self.values) if self.records else None
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation (divisor n - 1); None for fewer than two records."""
+        return statistics.stdev(self.values) if self.n >= 2 else None
+
+    @property
+    def over(self) -> str:
+        """What the records differ in: `pretrain seeds`, `trial seeds`, both, or nothing for a single record."""
+        pretrain = len({record.pretrain_seed for record in self.records}) > 1
+        trial = len({record.trial_seed for record in self.records}) > 1
+        return {
+            (False, False): "",
+            (True, False): "pretrain seeds",
+            (False, True): "trial seeds",
+            (True, True): "pretrain and trial seeds",
+        }[pretrain, trial]
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of the records: the headline first, then in the order of the records."""
+        names = [metric.name for record in self.records for metric in record.metrics]
+        return tuple(dict.fromkeys([*(record.protocol.headline for record in self.records), *names]))
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the delta is an improvement; None where there is none, or one that prints as zero."""
+        if self.delta is None or same_when_shown(self.delta, 0.0, self.column.unit):
+            return None
+        return (self.delta > 0) == self.column.higher_is_better
+
+    @property
+    def state(self) -> str:
+        """`done`, `partial` (some seeds are missing or failed), `failed`, `missing` or `not planned`."""
+        if self.records:
+            return "partial" if self.failed or self.missing else "done"
+        if self.failed:
+            return "failed"
+        return "missing" if self.planned else "not planned"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all forms of the report show."""
+
+    name: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    cells: dict[tuple[str, str], Cell]
+    """By row and name of the column; every pair is there."""
+    baseline: str | None
+    warnings: tuple[str, ...]
+    """What a reader must know before comparing numbers."""
+
+    def cell(self, row: str, column: Column) -> Cell:
+        """The cell at a row and a column."""
+        return self.cells[row, column.name]
+
+    def weights(self, row: str) -> tuple[str, ...]:
+        """The fingerprints behind a row, by pretrain seed."""
+        records = [record for column in self.columns for record in self.cell(row, column).records]
+        return tuple(dict.fromkeys(record.backbone.fingerprint for record in sorted(records, key=_by_seeds)))
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records that the table is made of, row by row."""
+        return tuple(record for cell in self for record in cell.records)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return (self.cell(row, column) for row in self.rows for column in self.columns)
+
+
+def collate(
+    records: Sequence[Record], plan: Plan | None = None, baseline: str | None = None, name: str = "results"
+) -> Table:
+    """Make the table.
+
+    Args:
+        records: in any order; the table does not depend on it.
+        plan: what the run was meant to hold; gives the order, the title, and what is missing or failed.
+        baseline: the row that deltas are taken to; the plan's where None.
+        name: of the table, where there is no plan.
+
+    Raises:
+        ReportError: for a baseline that is no row, or two records for one place in the table.
+    """
+    records, superseded = _current(records, plan)
+    columns = arrange(records, plan)
+    rows = _rows(records, plan)
+    baseline = baseline if baseline is not None else plan.baseline if plan else None
+    if baseline is not None and baseline not in rows:
+        close = difflib.get_close_matches(baseline, rows, n=1, cutoff=0.5)
+        raise ReportError(
+            expected="the name of a row as baseline",
+            found=repr(baseline),
+            cure=f"did you mean {close[0]!r}?" if close else f"rows: {', '.join(rows)}",
+        )
+
+    held: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        held[record.backbone.name, columns.of_record[record.cell_id]].append(record)
+    gaps: dict[tuple[str, str], list[PlannedCell]] = defaultdict(list)
+    for place, planned in enumerate(plan.cells if plan else ()):
+        gaps[planned.row, columns.of_planned[place]].append(planned)
+
+    cells: dict[tuple[str, str], Cell] = {}
+    for column in columns.ordered:
+        filled = {row: _fill(row, column, held[row, column.name], gaps[row, column.name], plan) for row in rows}
+        for row, cell in _compare(filled, column, baseline).items():
+            cells[row, column.name] = cell
+    table = Table(
+        name=plan.name if plan else name,
+        title=(plan.title or plan.name) if plan else name,
+        rows=rows,
+        columns=columns.ordered,
+        cells=cells,
+        baseline=baseline,
+        warnings=(*columns.warnings, *_mixed_rows(records), *superseded),
+    )
+    return table
+
+
+def _current(records: Sequence[Record], plan: Plan | None) -> tuple[list[Record], list[str]]:
+    """At most one record for each place (row, column, seeds): where there are several, the one that the plan names."""
+    alone = arrange(records, None).of_record
+    places: dict[tuple[str, str, int | None, int], list[Record]] = defaultdict(list)
+    for record in sorted(records, key=_by_seeds):
+        places[record.backbone.name, alone[record.cell_id], record.pretrain_seed, record.trial_seed].append(record)
+    wanted = {cell.cell_id for cell in plan.cells} if plan else set()
+    kept: list[Record] = []
+    warnings: list[str] = []
+    for (row, column, *_), rivals in places.items():
+        chosen = [record for record in rivals if record.cell_id in wanted] if len(rivals) > 1 else rivals
+        if len(chosen) != 1:
+            raise ReportError(
+                expected=f"one record of {row!r} under {column} with {describe(rivals[0])}",
+                found="; ".join(
+                    f"{record.cell_id}.json with the weights {short(record.backbone.fingerprint)}" for record in rivals
+                ),
+                cure="give the backbones different names, or remove the record that is out of date",
+            )
+        kept += chosen
+        left = ", ".join(f"{record.cell_id}.json" for record in rivals if record is not chosen[0])
+        if left:
+            warnings.append(f"{row}, {column}: left out {left}, which the plan of this run no longer names.")
+    return kept, warnings
+
+
+def _rows(records: Iterable[Record], plan: Plan | None) -> tuple[str, ...]:
+    """The plan's order, then the other names by alphabet."""
+    planned = [*plan.rows, *(cell.row for cell in plan.cells)] if plan else []
+    return tuple(dict.fromkeys([*planned, *sorted({record.backbone.name for record in records})]))
+
+
+def _fill(
+    row: str, column: Column, records: Iterable[Record], planned: Sequence[PlannedCell], plan: Plan | None
+) -> Cell:
+    records = tuple(sorted(records, key=_by_seeds))
+    # A record counts more than the plan, which may be older: a run can be killed before it writes a new one.
+    done = {(record.pretrain_seed, record.trial_seed) for record in records}
+    open_cells = [cell for cell in planned if (cell.pretrain_seed, cell.trial_seed) not in done]
+    return Cell(
+        row=row,
+        column=column,
+        records=records,
+        failed=tuple(cell for cell in open_cells if cell.state == "failed"),
+        missing=tuple(cell for cell in open_cells if cell.state != "failed"),
+        planned=plan is None or bool(planned),
+    )
+
+
+def _compare(cells: dict[str, Cell], column: Column, baseline: str | None) -> dict[str, Cell]:
+    """The cells of a column with their deltas, and the best of them marked."""
+    means = {row: cell.mean for row, cell in cells.items() if cell.mean is not None}
+    if not means:
+        return cells
+    base = means.get(baseline) if baseline is not None else None
+    top = max(means.values()) if column.higher_is_better else min(means.values())
+    # Numbers that print alike are alike: the reader cannot see more, and a std is mostly larger than the rest.
+    best = {row for row, mean in means.items() if same_when_shown(mean, top, column.unit)}
+    if len(best) == len(means):
+        best = set()
+    return {
+        row: replace(
+            cell,
+            delta=means[row] - base if row in means and base is not None and row != baseline else None,
+            best=row in best,
+        )
+        for row, cell in cells.items()
+    }
+
+
+def _mixed_rows(records: Iterable[Record]) -> Iterator[str]:
+    """A row is one backbone a pretrain seed: say so where it is not."""
+    weights: dict[tuple[str, int | None], set[str]] = defaultdict(set)
+    for record in records:
+        weights[record.backbone.name, record.pretrain_seed].add(record.backbone.fingerprint)
+    for (row, seed), found in sorted(weights.items(), key=str):
+        if len(found) > 1:
+            which = "" if seed is None else f" with pretrain seed {seed}"
+            yield f"{row}{which}: the numbers are of different weights ({', '.join(map(short, sorted(found)))})."
+
+
+def _by_seeds(record: Record) -> tuple[bool, int, int, str]:
+    return record.pretrain_seed is not None, record.pretrain_seed or 0, record.trial_seed, record.cell_id
