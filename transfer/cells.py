@@ -113,13 +113,13 @@ def _backbone_step(
     row: str, entry: BackboneEntry, *, seed: int | None, data: dict[str, Path], run: Path, needs: tuple[Step, ...]
 ) -> Step:
     if entry.recipe is not None and entry.data is not None:
-        recipe = find_recipe(entry.recipe, entry.set)
+        recipe = find_recipe(entry.recipe).overridden(entry.set)
         source = data[entry.data]
 
         def pretraining() -> Resolved:
-            from pretrain.images import dataset_fingerprint
+            from pretrain.images import ImageFolder
 
-            content = {"recipe": recipe.model_dump(), "data": dataset_fingerprint(source), "seed": seed}
+            content = {"recipe": recipe.computation(), "data": ImageFolder.open(source).fingerprint, "seed": seed}
             id_ = f"pretrain-{_slug(row)}-s{seed}-{_hash(content)[:12]}"
             folder = run / "cells" / id_
             overrides = [word for assignment in entry.set for word in ("--set", assignment)]

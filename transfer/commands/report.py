@@ -23,16 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write `RUN/report/` and print the table."""
-    from reports.tables import terminal
-    from reports.write import write_report
-
-    report = write_report(args.run_folder, args.baseline)
     if args.format == "text":
-        print(terminal(report.table, colour=sys.stdout.isatty()))
-        print(report.html)
+        show(args.run_folder, args.baseline)
     else:
+        from reports.write import write_report
+
+        report = write_report(args.run_folder, args.baseline)
         # The table alone goes to the output, so that it can be sent into a file.
         path = report.markdown if args.format == "md" else report.csv
         sys.stdout.write(path.read_text(encoding="utf-8"))
         print(report.html, file=sys.stderr)
     return 0
+
+
+def show(folder: Path, baseline: str | None) -> None:
+    """Write the report of a run's folder, and print the table and the page's path.
+
+    Raises:
+        ReportError: if the folder holds nothing to report, or something that cannot be trusted.
+    """
+    from reports.tables import terminal
+    from reports.write import write_report
+
+    report = write_report(folder, baseline)
+    print(terminal(report.table, colour=sys.stdout.isatty()))
+    print(report.html)
