@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +71,16 @@ def generate(out: Path, size: SampleSize, seed: int, *, force: bool = False) -> 
         raise UserError(expected="a seed of 0 or larger", found=str(seed), where="--seed")
     _check_free(out, force)
     photographs = read_photographs()
-    # Beside `out`: a rename works only inside one file system.
-    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
-    replaced = partial.with_suffix(f".replaced-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        _write(partial, photographs, size, seed)
-        if out.exists():
-            out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        # Beside `out`: a rename works only inside one file system.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.absolute().parent) as workshop:
+            whole = Path(workshop) / "whole"
+            whole.mkdir()
+            _write(whole, photographs, size, seed)
+            if out.exists():
+                out.rename(Path(workshop) / "replaced")
+            whole.rename(out)
     except OSError as error:
         raise UserError(
             expected="a folder that can be written",
@@ -89,8 +88,6 @@ def generate(out: Path, size: SampleSize, seed: int, *, force: bool = False) -> 
             where=out,
             cure="check permissions and free space",
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_free(out: Path, force: bool) -> None:
