@@ -33,7 +33,7 @@ class Cell:
     """Nothing else in the column prints a better number, and something prints a worse one."""
 
     @property
-    def values(self) -> tuple[float, ...]:
+    def numbers(self) -> tuple[float, ...]:
         """The headline metric of each record."""
         return tuple(headline(record).value for record in self.records)
 
@@ -45,12 +45,12 @@ class Cell:
     @property
     def mean(self) -> float | None:
         """Over the records; None without any."""
-        return statistics.mean(self.values) if self.records else None
+        return statistics.mean(self.numbers) if self.records else None
 
     @property
     def std(self) -> float | None:
         """The sample standard deviation (divisor n - 1); None for fewer than two records."""
-        return statistics.stdev(self.values) if self.n >= 2 else None
+        return statistics.stdev(self.numbers) if self.n >= 2 else None
 
     @property
     def over(self) -> str:

@@ -158,12 +158,12 @@ def _titles(
 ) -> dict[ColumnKey, str]:
     """The protocol's own title where it is unique; else the title with what tells it apart."""
     plain = {key: members[key][0].protocol.title if members[key] else key.protocol for key in keys}
-    counts = Counter(plain.values())
+    protocols = {title: {key.protocol for key in keys if plain[key] == title} for title in plain.values()}
     titles: dict[ColumnKey, str] = {}
     for key, title in plain.items():
-        unique = counts[title] == 1 and not key.overrides
-        apart = names[key].removeprefix(f"{key.protocol} ")
-        titles[key] = title if unique or apart == title else f"{title}, {apart}"
+        # What follows the id in the name: overrides, data; the id itself only where two protocols share the title.
+        apart = names[key] if len(protocols[title]) > 1 else names[key].removeprefix(key.protocol).strip()
+        titles[key] = f"{title}, {apart}" if apart and apart != title else title
     return titles
 
 

@@ -118,7 +118,7 @@ def cell_frame(table: Table) -> pd.DataFrame:
                 ),
                 "dataset_fingerprint": column.dataset.fingerprint if column.dataset else "",
                 "cell_ids": " ".join(record.cell_id for record in cell.records),
-                "values": json.dumps(cell.values),
+                "values": json.dumps(cell.numbers),
             }
         )
     return pd.DataFrame(lines).astype({"higher_is_better": "boolean", "mean": float, "std": float, "delta": float})

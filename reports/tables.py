@@ -60,7 +60,9 @@ def terminal(table: Table, *, colour: bool = False) -> str:
         grid.add_row(name, weights, *(_terminal_cell(table.cell(row, column), table) for column in table.columns))
     out = io.StringIO()
     # As wide as the content: a table that is cut to a guessed width loses numbers.
-    console = Console(file=out, width=10_000, force_terminal=colour, no_color=not colour, highlight=False)
+    console = Console(
+        file=out, width=10_000, force_terminal=colour, no_color=not colour, highlight=False, force_jupyter=False
+    )
     console.print(Text(_clean(table.title), style="bold"))
     console.print()
     console.print(grid)
