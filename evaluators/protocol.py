@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from converters.errors import UserError
 from converters.settings import Settings, nearest, override
+
+C = TypeVar("C", bound="KnnSettings | LinearSettings")
+
+
+def _crop_fits(settings: C) -> C:
+    """A centre crop larger than the resized image would be padded with black."""
+    if settings.crop > settings.resize:
+        raise ValueError(f"crop {settings.crop} must not exceed resize {settings.resize}")
+    return settings
 
 
 class KnnSettings(Settings):
     """Weighted kNN on frozen features."""
 
     task: Literal["knn"] = "knn"
-    k: tuple[int, ...]
+    k: tuple[PositiveInt, ...] = Field(min_length=1)
     """Numbers of neighbours; one search at the largest serves all."""
     temperature: float = Field(gt=0)
     """T of the vote exp(cos / T)."""
@@ -25,6 +34,10 @@ class KnnSettings(Settings):
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     batch_size: int = Field(default=128, gt=0)
     workers: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        return _crop_fits(self)
 
 
 class LinearSettings(Settings):
@@ -40,12 +53,19 @@ class LinearSettings(Settings):
     """Epochs after which the learning rate falls tenfold."""
     momentum: float = 0.9
     weight_decay: float = 0.0
+    init_std: float = Field(default=0.01, ge=0)
+    """Of the normal distribution that the classifier's weights start from; its bias starts at zero."""
     crop: int = Field(gt=0)
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area range of the random resized crop."""
     resize: int = Field(gt=0)
     """The shorter side before the centre crop in validation, pixels."""
+    interpolation: Literal["bicubic", "bilinear"] = "bilinear"
     workers: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        return _crop_fits(self)
 
 
 class DetectionSettings(Settings):

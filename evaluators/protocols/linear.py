@@ -2,6 +2,45 @@
 
 from __future__ import annotations
 
-from evaluators.protocol import Protocol
+from evaluators.protocol import Expected, LinearSettings, Protocol
 
-PROTOCOLS: tuple[Protocol, ...] = ()
+_DEFINITION = (
+    "Accuracy in percent of a linear classifier on the pooled res5 features of the frozen backbone (its batch "
+    "normalisation in eval mode throughout), n = validation images. The headline top1 is that of the LAST epoch; "
+    "top1_best is the best epoch, chosen on the validation images themselves. Training: random resized crop and "
+    "horizontal flip; validation: resize and centre crop."
+)
+_SOURCE = "facebookresearch/moco@7397dfe README.md (mean of 5 trials)"
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    Protocol(
+        id="linear-moco@1",
+        title="linear top-1",
+        citation="MoCo (arXiv:1911.05722), section 4.1; facebookresearch/moco@7397dfe main_lincls.py",
+        definition=_DEFINITION,
+        headline="top1",
+        settings=LinearSettings(epochs=100, batch_size=256, lr=30.0, milestones=(60, 80), crop=224, resize=256),
+        expected=(
+            Expected(method="MoCo v1 200ep", arch="resnet50", metric="top1", value=60.8, spread=0.2, source=_SOURCE),
+            Expected(method="MoCo v2 200ep", arch="resnet50", metric="top1", value=67.5, spread=0.1, source=_SOURCE),
+            Expected(
+                method="MoCo v2 800ep",
+                arch="resnet50",
+                metric="top1",
+                value=71.1,
+                source="arXiv:2003.04297 Table 1; facebookresearch/moco@7397dfe README.md",
+            ),
+        ),
+    ),
+    Protocol(
+        id="quickstart-linear@1",
+        title="linear top-1 (sample)",
+        citation="linear-moco@1 at the size of the generated sample data (64 px images, networks trained at 48 px)",
+        definition=_DEFINITION,
+        headline="top1",
+        # Images this small are decoded faster than a worker process starts.
+        settings=LinearSettings(
+            epochs=5, batch_size=64, lr=1.0, milestones=(3, 4), crop=48, crop_scale=(0.2, 1.0), resize=55, workers=0
+        ),
+    ),
+)

@@ -1,0 +1,212 @@
+"""From a file to a tensor: the transforms, their read-back, and batches whose random draws depend on no worker."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+)
+from torchvision.transforms.functional import pil_to_tensor
+
+from converters.errors import CheckFailed, UserError
+from converters.metadata import Preprocess
+from evaluators.datasets.image_folder import Sample, load_image
+
+Transform = Callable[[Image.Image], Tensor]
+"""A PIL image in RGB -> 3×H×W, float32, ready for the network."""
+
+
+class ToInput:
+    """A PIL image in RGB -> 3×H×W float32 in the channel order, value range, mean and std that a backbone asks for."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.low, self.high = preprocess.value_range
+        self.bgr = preprocess.channel_order == "BGR"
+        self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+        self.std = torch.tensor(preprocess.std).view(3, 1, 1)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """3×H×W."""
+        x = pil_to_tensor(image).float().div_(255.0).mul_(self.high - self.low).add_(self.low)
+        if self.bgr:
+            x = x.flip(0)
+        normalised: Tensor = x.sub_(self.mean).div_(self.std)
+        return normalised
+
+
+def centre_view(preprocess: Preprocess, *, resize: int, crop: int, interpolation: str) -> Transform:
+    """Shorter side to `resize` pixels, centre crop of `crop` pixels, then `ToInput`."""
+    mode = InterpolationMode(interpolation)
+    view: Transform = Compose([Resize(resize, interpolation=mode), CenterCrop(crop), ToInput(preprocess)])
+    return view
+
+
+def random_view(preprocess: Preprocess, *, crop: int, scale: tuple[float, float], interpolation: str) -> Transform:
+    """Random resized crop of `crop` pixels, horizontal flip with probability 1/2, then `ToInput`."""
+    mode = InterpolationMode(interpolation)
+    view: Transform = Compose(
+        [RandomResizedCrop(crop, scale=scale, interpolation=mode), RandomHorizontalFlip(), ToInput(preprocess)]
+    )
+    return view
+
+
+def read_back(transform: Transform) -> Preprocess:
+    """What a transform really does to an image's values, measured on plain images; on the scale of (0, 1).
+
+    Raises:
+        CheckFailed: if the transform is no permutation of the channels followed by mean and std.
+    """
+
+    def response(*colour: int) -> Tensor:
+        return transform(Image.new("RGB", (64, 64), colour)).double().mean(dim=(1, 2))
+
+    with torch.random.fork_rng(devices=[]):
+        black, white = response(0, 0, 0), response(255, 255, 255)
+        gain = white - black
+        # Row i: how much of red, green and blue reaches input channel i.
+        mixing = torch.stack([(response(*colour) - black) / gain for colour in _PRIMARIES], dim=1)
+    orders = {"RGB": torch.eye(3), "BGR": torch.eye(3).flip(0)}
+    for order, expected in orders.items():
+        if torch.allclose(mixing, expected.double(), atol=1e-3):
+            std = 1.0 / gain
+            return Preprocess(channel_order=order, mean=_triple(-black * std), std=_triple(std))
+    raise CheckFailed(f"receipt: the input transform mixes the colour channels: {mixing.tolist()}")
+
+
+_PRIMARIES = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+def _triple(values: Tensor) -> tuple[float, float, float]:
+    # Six significant digits: below them lies the rounding of float32.
+    a, b, c = (float(f"{value:.6g}") for value in values.tolist())
+    return a, b, c
+
+
+def stream(*words: int) -> int:
+    """A seed of 64 bits for the stream that `words` name; streams of different words are independent."""
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+Key = tuple[int, int]
+"""Epoch and index of a sample."""
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """An image that could not be decoded. It leaves a worker as a value: an exception would arrive as a traceback."""
+
+    found: str
+    path: str
+
+
+class Images(Dataset[Any]):
+    """Samples by `(epoch, index)`: `(3×H×W, label)`.
+
+    Args:
+        samples: the images.
+        transform: applied to each.
+        seed: where the transform draws at random, the words that name the stream; each item then has a generator of
+            its own, named by these words, epoch and index. Torchvision's transforms draw from torch's global
+            generator: it is seeded for the item and restored behind it.
+    """
+
+    def __init__(self, samples: Sequence[Sample], transform: Transform, seed: tuple[int, ...] | None = None) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | _Unreadable:
+        epoch, index = key
+        path, label = self.samples[index]
+        try:
+            image = load_image(path)
+        except UserError as error:
+            return _Unreadable(error.found, str(path))
+        if self.seed is None:
+            return self.transform(image), label
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(*self.seed, epoch, index))
+            return self.transform(image), label
+
+
+class Batches:
+    """Batches of an `Images` in a given order; worker processes live as long as this object.
+
+    Args:
+        images: the data set.
+        batch_size: the last batch may be smaller: no image is lost or doubled.
+        workers: processes that decode; at most the number of usable cores. None changes a value.
+        pin: pin memory, for a copy to a GPU.
+    """
+
+    def __init__(self, images: Images, *, batch_size: int, workers: int, pin: bool = False) -> None:
+        self._order = _Order(batch_size)
+        workers = min(
+            workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+        self._loader: DataLoader[Any] = DataLoader(
+            images,
+            batch_sampler=self._order,
+            num_workers=workers,
+            collate_fn=_collate,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+        )
+
+    def __call__(self, epoch: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images B×3×H×W and labels B, in this order.
+
+        Raises:
+            UserError: for an image that cannot be decoded, with its path.
+        """
+        self._order.keys = [(epoch, index) for index in order]
+        for batch in self._loader:
+            if isinstance(batch, _Unreadable):
+                raise UserError(
+                    expected="an image that can be decoded",
+                    found=batch.found,
+                    where=batch.path,
+                    cure="repair or remove it",
+                )
+            yield batch
+
+
+class _Order:
+    """A batch sampler whose order is set from outside."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.keys: list[Key] = []
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.keys) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.keys), self.batch_size):
+            yield self.keys[start : start + self.batch_size]
+
+
+def _collate(items: list[tuple[Tensor, int] | _Unreadable]) -> tuple[Tensor, Tensor] | _Unreadable:
+    images, labels = [], []
+    for item in items:
+        if isinstance(item, _Unreadable):
+            return item
+        images.append(item[0])
+        labels.append(item[1])
+    return torch.stack(images), torch.tensor(labels)

@@ -1,0 +1,40 @@
+"""Ranked classes of every validation image: the accuracy, and the file for whoever wants to look at the errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.datasets.image_folder import ImageFolder
+
+FILE = "predictions.npz"
+
+
+def accuracy(ranked: NDArray[np.int64], labels: NDArray[np.int64], top: int) -> float:
+    """Percent of the N rows whose label (N) is among the first `top` of their ranked classes (N×M, best first)."""
+    return 100.0 * float((ranked[:, :top] == labels[:, None]).any(axis=1).mean())
+
+
+def write_predictions(workdir: Path, data: ImageFolder, predicted: Mapping[str, NDArray[np.int64]]) -> Path:
+    """Write `predictions.npz`, whole or not at all.
+
+    It holds `paths` (N, relative to the data set's root), `classes` (C names), `labels` (N) and, for each name of
+    `predicted`, an array `predicted_NAME` (N class indices). No pickled object is in it.
+    """
+    path = workdir / FILE
+    partial = workdir / f".{FILE}.{os.getpid()}.partial"
+    arrays = {f"predicted_{name}": classes for name, classes in predicted.items()}
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            paths=np.array([sample.path.relative_to(data.root).as_posix() for sample in data.val]),
+            classes=np.array(data.classes),
+            labels=np.array([sample.label for sample in data.val], dtype=np.int64),
+            **arrays,  # type: ignore[arg-type]  # the stub takes the names for `allow_pickle`
+        )
+    partial.replace(path)
+    return path
