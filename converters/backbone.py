@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,10 +85,14 @@ class Backbone:
         )
 
     def module(self) -> nn.Module:
-        """A torchvision ResNet with a copy of these weights and no head, in eval mode: N×3×H×W -> N×D."""
+        """A torchvision ResNet with a copy of these weights, stride as told, no head, in eval mode: N×3×H×W -> N×D."""
         model = architectures.build(self.arch)
         model.fc = nn.Identity()
         model.load_state_dict(dict(self.tensors), strict=True)
+        if self.stride_in_1x1 and architectures.architecture(self.arch).bottleneck:
+            blocks: list[Any] = [model.get_submodule(f"layer{stage}.0") for stage in (2, 3, 4)]
+            for block in blocks:
+                block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
         return model.eval()
 
     def save(self, path: Path) -> None:

@@ -141,7 +141,8 @@ class Images(Dataset[Any]):
         if self.seed is None:
             return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(*self.seed, epoch, index))
+            # This generator alone: `torch.manual_seed` would seed the GPUs too, and those are not restored.
+            torch.default_generator.manual_seed(stream(*self.seed, epoch, index))
             return self.transform(image), label
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from converters.dataset_fingerprint import fingerprint, is_sample
 from converters.errors import UserError
-from evaluators.job import DatasetCard
+from evaluators.datasets.card import DatasetCard
+from evaluators.protocol import TaskSettings
 
 SPLITS = ("train", "val")
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"))
@@ -70,14 +71,19 @@ def read(root: Path) -> ImageFolder:
         raise UserError(
             expected="an image", found=error.strerror or str(error), where=error.filename, cure="repair or remove it"
         ) from None
-    card = DatasetCard(
+    described = DatasetCard(
         name=root.resolve().name,
         layout="image-folder",
         fingerprint=identity,
         sample=is_sample(root),
         images={split: len(samples[split]) for split in SPLITS},
     )
-    return ImageFolder(root=root, classes=classes, train=samples["train"], val=samples["val"], card=card)
+    return ImageFolder(root=root, classes=classes, train=samples["train"], val=samples["val"], card=described)
+
+
+def card(settings: TaskSettings, root: Path) -> DatasetCard:  # noqa: ARG001 - one signature for all layouts
+    """The card of the data set at `root`; errors as for `read`."""
+    return read(root).card
 
 
 def load_image(path: Path) -> Image.Image:
