@@ -168,6 +168,8 @@ class Batches:
             collate_fn=_collate,
             persistent_workers=workers > 0,
             pin_memory=pin,
+            # It seeds the workers, which draw nothing from it; without one, torch's global generator would move.
+            generator=torch.Generator(),
         )
 
     def __call__(self, epoch: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,12 +5,14 @@ One exact search at the largest k serves every k. Shapes: Q queries, k neighbour
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import UserError
 from evaluators.datasets import image_folder
-from evaluators.features import extract, freeze
+from evaluators.features import Features, extract, freeze
 from evaluators.images import centre_view
 from evaluators.job import Job, Metric, Outcome
 from evaluators.predictions import accuracy, write_predictions
@@ -52,17 +54,9 @@ def evaluate(job: Job) -> Outcome:
     )
     receipt = frozen.still_frozen()
 
-    k_max = min(max(settings.k), len(data.train))
-    similarities, neighbours = nearest(unit(bank.values), unit(queries.values), k_max)
-    ranked = {
-        k: vote(
-            similarities[:, :k],
-            bank.labels[neighbours[:, :k]],
-            num_classes=len(data.classes),
-            temperature=settings.temperature,
-        )
-        for k in settings.k
-    }
+    ranked = classify(
+        bank, queries.values, ks=settings.k, num_classes=len(data.classes), temperature=settings.temperature
+    )
     write_predictions(job.workdir, data, {f"k{k}": top[:, 0] for k, top in ranked.items()})
     metrics = tuple(
         Metric(
@@ -78,6 +72,23 @@ def evaluate(job: Job) -> Outcome:
     capped = ", ".join(str(k) for k in settings.k if k > len(data.train))
     notes = (f"k {capped} capped at the {len(data.train)} training images",) if capped else ()
     return Outcome(metrics=metrics, receipt=receipt, dataset=data.card, notes=notes)
+
+
+def classify(
+    bank: Features, queries: NDArray[np.float32], *, ks: Sequence[int], num_classes: int, temperature: float
+) -> dict[int, NDArray[np.int64]]:
+    """For each k the ranked classes Q×5 of `vote`, all from one search at the largest k.
+
+    Args:
+        bank: N×D features of the training images, of any length, and their classes.
+        queries: Q×D features.
+        ks: numbers of neighbours; one beyond N means N.
+        num_classes: C.
+        temperature: T.
+    """
+    similarities, neighbours = nearest(unit(bank.values), unit(queries), min(max(ks), len(bank.values)))
+    labels = bank.labels[neighbours]
+    return {k: vote(similarities[:, :k], labels[:, :k], num_classes=num_classes, temperature=temperature) for k in ks}
 
 
 def vote(

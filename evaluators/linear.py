@@ -137,7 +137,7 @@ def train(
                     features = frozen.module(inputs.to(device, non_blocking=True))
                 logits = fc(features)
                 loss = F.cross_entropy(logits, labels)
-                value = float(loss)
+                value = loss.item()
                 if not math.isfinite(value):
                     raise CheckFailed(
                         f"linear probe: the loss is {value} at epoch {epoch + 1}, step {step + 1} with lr {lr:g}: "

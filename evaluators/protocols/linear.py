@@ -40,7 +40,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         headline="top1",
         # Images this small are decoded faster than a worker process starts.
         settings=LinearSettings(
-            epochs=5, batch_size=64, lr=1.0, milestones=(3, 4), crop=48, crop_scale=(0.2, 1.0), resize=55, workers=0
+            epochs=5, batch_size=64, lr=0.1, milestones=(3, 4), crop=48, crop_scale=(0.2, 1.0), resize=55, workers=0
         ),
     ),
 )

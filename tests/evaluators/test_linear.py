@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms as T
+from torch import Tensor, nn
+
+from converters.backbone import Backbone
+from converters.errors import CheckFailed
+from converters.families import random_backbone
+from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
+from evaluators.datasets import image_folder
+from evaluators.datasets.image_folder import ImageFolder
+from evaluators.features import Frozen, freeze
+from evaluators.images import Images, random_view, stream
+from evaluators.job import Job, Outcome, evaluate
+from evaluators.linear import head, learning_rate, order, rank, train
+from evaluators.protocol import LinearSettings
+from evaluators.protocols import CATALOGUE
+from tests import image_folders
+from tests.reference import linear_naive
+
+SETTINGS = LinearSettings(
+    epochs=2, batch_size=7, lr=0.05, milestones=(1,), weight_decay=1e-3, crop=32, resize=36, workers=0
+)
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+    return image_folder.read(image_folders.make(tmp_path_factory.mktemp("data") / "colours"))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return random_backbone("resnet18", 0)
+
+
+def probe(backbone: Backbone, data: ImageFolder, settings: LinearSettings = SETTINGS) -> tuple[Frozen, Images]:
+    view = random_view(
+        backbone.preprocess, crop=settings.crop, scale=settings.crop_scale, interpolation=settings.interpolation
+    )
+    return freeze(backbone, torch.device("cpu"), [view]), Images(data.train, view, seed=(SEED, 2))
+
+
+def plain_batches(data: ImageFolder) -> list[list[tuple[Tensor, Tensor]]]:
+    """The same draws, made by hand with torchvision's transforms."""
+    plain = T.Compose(
+        [
+            T.RandomResizedCrop(32),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            T.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    epochs = []
+    for epoch in range(SETTINGS.epochs):
+        items = []
+        for index in order(len(data.train), SEED, epoch):
+            torch.manual_seed(stream(SEED, 2, epoch, index))
+            items.append((plain(image_folder.load_image(data.train[index].path)), data.train[index].label))
+        chunks = [items[start : start + 7] for start in range(0, len(items), 7)]
+        epochs.append([(torch.stack([x for x, _ in c]), torch.tensor([y for _, y in c])) for c in chunks])
+    return epochs
+
+
+def test_training_equals_the_reference_loop(backbone: Backbone, data: ImageFolder) -> None:
+    model = backbone.module()
+    model.fc = head(512, 3, 0.01, SEED)
+    losses = linear_naive.train(model, plain_batches(data), lr=0.05, milestones=(1,), momentum=0.9, weight_decay=1e-3)
+    frozen, images = probe(backbone, data)
+    fc = head(512, 3, 0.01, SEED)
+    curve = list(train(frozen, fc, images, SETTINGS, SEED))
+    assert [lr for lr, _, _ in curve] == pytest.approx([0.05, 0.005])
+    sizes = [7, 7, 4]
+    for epoch, (_, loss, _) in enumerate(curve):
+        steps = losses[3 * epoch : 3 * epoch + 3]
+        assert loss == pytest.approx(sum(a * b for a, b in zip(sizes, steps, strict=True)) / 18, rel=1e-5)
+    expected = {"weight": model.get_parameter("fc.weight"), "bias": model.get_parameter("fc.bias")}
+    for name, parameter in fc.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(parameter, head(512, 3, 0.01, SEED).get_parameter(name))
+
+
+def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: ImageFolder) -> None:
+    frozen, images = probe(backbone, data)
+    before = {name: value.clone() for name, value in frozen.module.state_dict().items()}
+    list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+    after = frozen.module.state_dict()
+    # Batch counters are among them: one forward in train mode would show there.
+    assert len(before) == 120
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(module.training for module in frozen.module.modules())
+    assert all(parameter.grad is None for parameter in frozen.module.parameters())
+
+
+def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: ImageFolder) -> None:
+    frozen, images = probe(backbone, data)
+    frozen.module.train()
+    list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+    assert frozen.still_frozen().after == backbone.fingerprint
+
+
+def test_exactly_two_tensors_can_be_trained(backbone: Backbone, data: ImageFolder) -> None:
+    frozen, images = probe(backbone, data)
+    assert not any(parameter.requires_grad for parameter in frozen.module.parameters())
+    frozen.module.get_parameter("bn1.bias").requires_grad_(True)
+    with pytest.raises(CheckFailed, match=r"expected two trainable tensors \(fc.weight, fc.bias\), found 3"):
+        next(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+
+
+def test_a_loss_that_is_not_finite_names_lr_and_step(backbone: Backbone, data: ImageFolder) -> None:
+    frozen, images = probe(backbone, data)
+    settings = SETTINGS.model_copy(update={"lr": 1e38})
+    with pytest.raises(CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38.*batch 7"):
+        list(train(frozen, head(512, 3, 0.01, SEED), images, settings, SEED))
+
+
+def test_the_head_starts_from_the_seed() -> None:
+    fc = head(2048, 1000, 0.01, 0)
+    assert fc.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert fc.weight.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert not fc.bias.any()
+    assert torch.equal(fc.weight, head(2048, 1000, 0.01, 0).weight)
+    assert not torch.equal(fc.weight, head(2048, 1000, 0.01, 1).weight)
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    orders = [order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(each) == list(range(50)) for each in orders)
+    assert len({tuple(each) for each in orders}) == 4
+
+
+def test_learning_rate_falls_at_60_and_80() -> None:
+    settings = CATALOGUE["linear-moco@1"].settings
+    assert isinstance(settings, LinearSettings)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=30.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[60, 80], gamma=0.1)
+    for epoch in range(100):
+        assert learning_rate(settings, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_rank_puts_the_lower_class_first_among_equals() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0, 2.0, -1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert rank(logits).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
+
+
+def run(backbone: Backbone, data: ImageFolder, workdir: Path, seed: int, *overrides: str) -> Outcome:
+    workdir.mkdir()
+    protocol = CATALOGUE["quickstart-linear@1"].overridden(
+        ("resize=36", "crop=32", "epochs=3", "milestones=[2]", "batch_size=6", "lr=0.02", *overrides)
+    )
+    return evaluate(Job(backbone, data.root, protocol, seed=seed, device=torch.device("cpu"), workdir=workdir))
+
+
+def test_evaluate(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+    outcome = run(backbone, data, tmp_path / "a", 0)
+    found = {metric.name: metric.value for metric in outcome.metrics}
+    assert list(found) == ["top1", "top5", "top1_best"]
+    assert all(metric.n == 9 and metric.unit == "%" for metric in outcome.metrics)
+    with (tmp_path / "a" / "linear.csv").open(newline="") as file:
+        curve = list(csv.DictReader(file))
+    assert [row["epoch"] for row in curve] == ["1", "2", "3"]
+    assert found["top1"] == pytest.approx(float(curve[-1]["val_top1"]), abs=1e-3)
+    assert found["top1_best"] == pytest.approx(max(float(row["val_top1"]) for row in curve), abs=1e-3)
+    assert all(math.isfinite(float(row["loss"])) for row in curve)
+    # Three plain colours are easy even for random features, and there are fewer than five classes.
+    assert found["top1"] > 60.0
+    assert found["top5"] == 100.0
+    receipt = outcome.receipt
+    assert receipt.backbone == receipt.live == receipt.after == backbone.fingerprint
+    written = np.load(tmp_path / "a" / "predictions.npz")
+    assert 100.0 * (written["predicted_last"] == written["labels"]).mean() == pytest.approx(found["top1"])
+
+
+def test_the_seed_decides_everything(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = run(backbone, data, tmp_path / "a", 5)
+    torch.manual_seed(2)
+    again = run(backbone, data, tmp_path / "b", 5)
+    run(backbone, data, tmp_path / "c", 6)
+    assert first == again
+    curves = [(tmp_path / name / "linear.csv").read_text() for name in "abc"]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_a_batch_larger_than_the_data_set_is_said(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+    outcome = run(backbone, data, tmp_path / "a", 0, "batch_size=64", "epochs=1")
+    assert outcome.notes == ("batch 64 holds all 18 training images",)
+
+
+def test_a_tampered_model_fails(
+    backbone: Backbone, data: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = backbone.module()
+    model.get_buffer("bn1.running_var")[0] += 1.0
+    monkeypatch.setattr(Backbone, "module", lambda _: model)
+    with pytest.raises(CheckFailed, match="does not hold the backbone"):
+        run(backbone, data, tmp_path / "a", 0)
+    assert not any((tmp_path / "a").iterdir())
