@@ -13,10 +13,15 @@ from evaluators.protocols import CATALOGUE
 # sha256 over the settings' JSON. A number is comparable only while these stay: whoever changes a setting gives the
 # protocol a new version and adds a line; lines of published versions never change.
 FROZEN = {
-    "knn-dino@1": "",
-    "linear-moco@1": "",
-    "quickstart-knn@1": "",
-    "quickstart-linear@1": "",
+    "cityscapes-fcn-d8-40k@1": "aced5f48a5bcc8eaf5b148c2d83f843ded673cc2a2b6aa74c8c0d6795f366d38",
+    "cityscapes-fcn16-90k@1": "7c2170f784b611b51383d3ba17b7abfb055014ed4c566576e62a8b1b2fa47b4b",
+    "knn-dino@1": "261fdd05d6d2ba66b3aa17fab142fd1ebceae57e7c3f6d05149784d757958d07",
+    "linear-moco@1": "e902295355891a9a0ac4a9541079c812c9f42277b78823c8f14cf365957661ee",
+    "quickstart-detection@1": "fce8f26960007e64ad285d43e085d98f5d5fb80129b6b13ac28fdb27dfa12262",
+    "quickstart-knn@1": "cf642e2e56fc110ded497bd79bfe1a68575ab96dde489000321830ddb16f2490",
+    "quickstart-linear@1": "3088464f53b422e78c6a238a82dabf4ea41333cb940c4716cbf6504681bc7e22",
+    "quickstart-segmentation@1": "ee3701e47178efc68bd6a69d9d6ca6280c978eeea22b87a9976aeb552966fa82",
+    "voc0712-c4-24k@1": "28e6514dbf32c815dd8ed5bffa909329c48329bc3d71db06bf371f6e125dc39a",
 }
 
 
@@ -62,10 +67,10 @@ def test_knn_dino_is_the_reference_to_the_letter() -> None:
     }
 
 
-def test_expected_numbers_are_of_the_headline() -> None:
-    for protocol in CATALOGUE.values():
-        for expected in protocol.expected:
-            assert expected.metric == protocol.headline, protocol.id
+def test_expected_numbers_are_those_published() -> None:
+    for protocol_id in ("knn-dino@1", "linear-moco@1"):
+        protocol = CATALOGUE[protocol_id]
+        assert {expected.metric for expected in protocol.expected} == {protocol.headline}
     published = {e.method: (e.value, e.spread) for e in CATALOGUE["linear-moco@1"].expected}
     assert published == {"MoCo v1 200ep": (60.8, 0.2), "MoCo v2 200ep": (67.5, 0.1), "MoCo v2 800ep": (71.1, None)}
     assert [e.value for e in CATALOGUE["knn-dino@1"].expected] == [61.9]
