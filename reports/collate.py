@@ -14,6 +14,12 @@ from reports.numbers import same_when_shown, short
 from reports.plan import Plan, PlannedCell
 from reports.record import Record
 
+_Place = tuple[str, str, tuple[str, ...], int | None, int]
+"""Row, protocol, overrides, pretrain seed, trial seed."""
+
+_ORIGIN = ("method", "recipe", "epochs", "pretrain_data")
+"""What must be the same for all seeds of a row."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -133,7 +139,7 @@ def collate(
     Raises:
         ReportError: for a baseline that is no row, or two records for one place in the table.
     """
-    records, superseded = _current(records, plan)
+    records, choices = _current(records, plan)
     columns = arrange(records, plan)
     rows = _rows(records, plan)
     baseline = baseline if baseline is not None else plan.baseline if plan else None
@@ -164,35 +170,60 @@ def collate(
         columns=columns.ordered,
         cells=cells,
         baseline=baseline,
-        warnings=(*columns.warnings, *_mixed_rows(records), *superseded),
+        warnings=(*columns.warnings, *_mixed_rows(records), *choices),
     )
     return table
 
 
 def _current(records: Sequence[Record], plan: Plan | None) -> tuple[list[Record], list[str]]:
-    """At most one record for each place (row, column, seeds): where there are several, the one that the plan names."""
-    alone = arrange(records, None).of_record
-    places: dict[tuple[str, str, int | None, int], list[Record]] = defaultdict(list)
-    for record in sorted(records, key=_by_seeds):
-        places[record.backbone.name, alone[record.cell_id], record.pretrain_seed, record.trial_seed].append(record)
-    wanted = {cell.cell_id for cell in plan.cells} if plan else set()
+    """At most one record for each place (row, column, seeds), and what a reader must know about the choice.
+
+    A run's folder can hold records of weights, settings or data that were replaced since: the plan names the current
+    cell of a place, and the others are left out.
+    """
+    wanted: dict[_Place, set[str]] = defaultdict(set)
+    for cell in plan.cells if plan else ():
+        # A cell whose weights do not exist yet has no id: its plan says nothing about a record that is there.
+        place = (cell.row, cell.protocol, tuple(sorted(cell.overrides)), cell.pretrain_seed, cell.trial_seed)
+        wanted[place] |= {cell.cell_id} if cell.cell_id else set()
+    groups = {place[:3] for place in wanted}
     kept: list[Record] = []
     warnings: list[str] = []
-    for (row, column, *_), rivals in places.items():
-        chosen = [record for record in rivals if record.cell_id in wanted] if len(rivals) > 1 else rivals
-        if len(chosen) != 1:
+    for record in sorted(records, key=_by_seeds):
+        row, protocol, overrides, *_ = place = _place(record)
+        where = f"{row}, {protocol}, {describe(record)}"
+        if wanted.get(place) and record.cell_id not in wanted[place]:
+            warnings.append(
+                f"{where}: left out {record.cell_id}.json, which is not the cell that this run's plan names."
+            )
+            continue
+        if (row, protocol, overrides) in groups and place not in wanted:
+            warnings.append(f"{where}: counted, but these seeds are not in the plan of this run.")
+        kept.append(record)
+    _refuse_rivals(kept)
+    return kept, warnings
+
+
+def _refuse_rivals(records: Iterable[Record]) -> None:
+    columns = arrange(list(records), None).of_record
+    first: dict[tuple[str, str, int | None, int], Record] = {}
+    for record in records:
+        column = columns[record.cell_id]
+        rival = first.setdefault((record.backbone.name, column, record.pretrain_seed, record.trial_seed), record)
+        if rival is not record:
             raise ReportError(
-                expected=f"one record of {row!r} under {column} with {describe(rivals[0])}",
-                found="; ".join(
-                    f"{record.cell_id}.json with the weights {short(record.backbone.fingerprint)}" for record in rivals
+                expected=f"one record of {record.backbone.name!r} under {column} with {describe(record)}",
+                found=" and ".join(
+                    f"{one.cell_id}.json with the weights {short(one.backbone.fingerprint)}" for one in (rival, record)
                 ),
                 cure="give the backbones different names, or remove the record that is out of date",
             )
-        kept += chosen
-        left = ", ".join(f"{record.cell_id}.json" for record in rivals if record is not chosen[0])
-        if left:
-            warnings.append(f"{row}, {column}: left out {left}, which the plan of this run no longer names.")
-    return kept, warnings
+
+
+def _place(record: Record) -> _Place:
+    protocol = record.protocol
+    overrides = tuple(sorted(protocol.overrides))
+    return record.backbone.name, protocol.id, overrides, record.pretrain_seed, record.trial_seed
 
 
 def _rows(records: Iterable[Record], plan: Plan | None) -> tuple[str, ...]:
@@ -240,14 +271,23 @@ def _compare(cells: dict[str, Cell], column: Column, baseline: str | None) -> di
 
 
 def _mixed_rows(records: Iterable[Record]) -> Iterator[str]:
-    """A row is one backbone a pretrain seed: say so where it is not."""
+    """A row is one backbone: one recipe on one data set, one set of weights a pretrain seed. Say so where it is not."""
     weights: dict[tuple[str, int | None], set[str]] = defaultdict(set)
+    origins: dict[tuple[str, str], set[str]] = defaultdict(set)
     for record in records:
-        weights[record.backbone.name, record.pretrain_seed].add(record.backbone.fingerprint)
+        backbone = record.backbone
+        weights[backbone.name, record.pretrain_seed].add(backbone.fingerprint)
+        origins[backbone.name, "architecture"].add(backbone.arch)
+        for entry in _ORIGIN:
+            origins[backbone.name, entry.replace("_", " ")].add(str(backbone.origin.get(entry, "")))
     for (row, seed), found in sorted(weights.items(), key=str):
         if len(found) > 1:
             which = "" if seed is None else f" with pretrain seed {seed}"
             yield f"{row}{which}: the numbers are of different weights ({', '.join(map(short, sorted(found)))})."
+    for (row, entry), found in sorted(origins.items()):
+        if len(found) > 1:
+            said = ", ".join(short(value) if len(value) == 64 else value or "none" for value in sorted(found))
+            yield f"{row}: the backbones of this row differ in their {entry} ({said})."
 
 
 def _by_seeds(record: Record) -> tuple[bool, int, int, str]:

@@ -289,6 +289,40 @@ def test_of_two_records_for_one_place_the_plan_names_the_current_one() -> None:
         collate([old, new], plan(planned(old), planned(new)))
 
 
+def test_a_number_of_replaced_weights_does_not_stand_in_for_the_new_ones() -> None:
+    old, new = rivals()
+    failed = planned(new, "failed", "killed").model_copy(update={"cell_id": new.cell_id})
+    table = collate([old], plan(failed))
+    assert cell(table, "MoCo v2").state == "failed"
+    assert cell(table, "MoCo v2").mean is None
+    assert any(f"left out {old.cell_id}.json" in warning for warning in table.warnings)
+
+
+def test_replaced_data_leave_the_old_number_out() -> None:
+    old, new = record(value=10, data="old"), record(value=20)
+    table = collate([old, new], plan(planned(new)))
+    assert [found.numbers for found in table] == [(20,)]
+    assert any(f"left out {old.cell_id}.json" in warning for warning in table.warnings)
+
+
+def test_seeds_from_elsewhere_are_counted_and_said() -> None:
+    table = collate([record(pretrain_seed=0), record(pretrain_seed=7)], plan(planned(record())))
+    assert cell(table, "MoCo v2").n == 2
+    (warning,) = table.warnings
+    assert warning.startswith("MoCo v2, knn-dino@1, pretrain seed 7, trial seed 0: counted")
+
+
+def test_a_row_of_different_recipes_is_said() -> None:
+    origins = ({"recipe": "moco-v2@1", "pretrain_data": sha("a")}, {"recipe": "moco-v2@1", "pretrain_data": sha("b")})
+    records = [
+        made.model_copy(update={"backbone": made.backbone.model_copy(update={"origin": origin})})
+        for made, origin in zip((record(pretrain_seed=0), record(pretrain_seed=1)), origins, strict=True)
+    ]
+    (warning,) = collate(records).warnings
+    assert warning.startswith("MoCo v2: the backbones of this row differ in their pretrain data (")
+    assert sha("a")[:8] in warning
+
+
 def test_a_row_of_different_weights_is_said() -> None:
     table = collate([record(weights=sha("x")), record(protocol="linear-m@1", weights=sha("y"))])
     assert any("MoCo v2 with pretrain seed 0: the numbers are of different weights" in one for one in table.warnings)
