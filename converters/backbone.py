@@ -100,7 +100,11 @@ class Backbone:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        # safetensors lets the owner alone read what it writes: give it the permissions of any new file instead.
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata=self.metadata.to_header())
+        partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -117,6 +121,15 @@ class Backbone:
             tensors = load_file(path)
         except SafetensorError as error:
             raise UserError(expected="a whole backbone file", found=f"a damaged one ({error})", where=path) from None
+        return cls.of(metadata, tensors, path)
+
+    @classmethod
+    def of(cls, metadata: BackboneMetadata, tensors: Mapping[str, Tensor], where: Path) -> Backbone:
+        """The backbone of a header and the tensors that it came with.
+
+        Raises:
+            UserError: if the tensors are not those that the header names.
+        """
         backbone = cls(
             arch=metadata.arch,
             tensors=tensors,
@@ -128,7 +141,7 @@ class Backbone:
             raise UserError(
                 expected=f"tensors with the fingerprint {metadata.fingerprint[:12]}",
                 found=f"the fingerprint {backbone.fingerprint[:12]}",
-                where=path,
+                where=where,
                 cure="the file was changed after it was written: convert it anew",
             )
         return backbone

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from converters import architectures, untrusted
+from converters import architectures, to_detectron2, to_mmseg, untrusted
 from converters.architectures import ARCHITECTURES, Architecture
 from converters.backbone import BATCH_COUNTER, Backbone
 from converters.errors import UserError
@@ -108,7 +108,8 @@ def read(path: Path, family: str | None = None) -> Backbone:
 
     Args:
         path: the file.
-        family: one of `names()`; told from the keys where None.
+        family: one of `names()`; told from the keys where None. `backbone` stands for the files that this toolkit
+            writes: backbone files, and weights for detectron2 and mmseg.
 
     Raises:
         UserError: if the file cannot be read, holds no known encoder or several, a tensor that no rule accounts for, or
@@ -116,12 +117,39 @@ def read(path: Path, family: str | None = None) -> Backbone:
     """
     if family is not None and family not in names():
         raise UserError(expected="a known family", found=repr(family), where="--family", cure=nearest(family, names()))
-    if untrusted.safetensors_header(path).get("format") == FORMAT:
-        if family not in (None, BACKBONE):
-            raise UserError(expected=f"a file of the family {family}", found="a backbone file", where=path)
-        return Backbone.load(path)
-    file = untrusted.load(path)
+    kind, file = recognise(path)
+    if kind != "checkpoint" and family not in (None, BACKBONE):
+        raise UserError(expected=f"a file of the family {family}", found=f"our own {kind} file", where=path)
+    match kind:
+        case "backbone":
+            return Backbone.load(path)
+        case "detectron2":
+            return to_detectron2.read_weights(path)
+        case "mmseg":
+            return to_mmseg.read_weights(path)
+    assert file is not None
     return _from_checkpoint(file, _detect(file, family))
+
+
+Kind = Literal["backbone", "detectron2", "mmseg", "checkpoint"]
+"""What a file is: one of the three that this toolkit writes, or a checkpoint to be told by its family."""
+
+_PICKLE = b"\x80\x04"
+"""How a pickle of `arrays` begins; torch's own pickles have protocol 2."""
+
+
+def recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
+    """The kind of a file, and its content where it had to be loaded to tell.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if untrusted.safetensors_header(path).get("format") == FORMAT:
+        return "backbone", None
+    if untrusted.head_of(path).startswith(_PICKLE):
+        return "detectron2", None
+    file = untrusted.load(path)
+    return ("mmseg" if to_mmseg.header(file.content) else "checkpoint"), file
 
 
 def _containers(content: object) -> dict[str, Mapping[str, Tensor]]:

@@ -45,7 +45,7 @@ def safetensors_header(path: Path) -> dict[str, str]:
     Raises:
         UserError: if the file is absent, empty or cannot be opened.
     """
-    if not _looks_like_safetensors(_head(path), path.stat().st_size):
+    if not _looks_like_safetensors(head_of(path), path.stat().st_size):
         return {}
     try:
         with safe_open(path, framework="np") as file:
@@ -62,7 +62,7 @@ def load(path: Path) -> CheckpointFile:
     Raises:
         UserError: if the file is absent, empty, truncated, no checkpoint, or holds more than tensors and plain data.
     """
-    head = _head(path)
+    head = head_of(path)
     if _looks_like_safetensors(head, path.stat().st_size):
         try:
             content: Any = load_file(path)
@@ -83,7 +83,12 @@ def load(path: Path) -> CheckpointFile:
     return CheckpointFile(path, content, sha256_of(path))
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
+    """The first 16 bytes of a file, by which its kind is told.
+
+    Raises:
+        UserError: if the file is absent, empty or cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(16)

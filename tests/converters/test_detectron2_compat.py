@@ -37,6 +37,6 @@ def test_detectron2_can_be_imported_after_it() -> None:
 def test_an_absent_detectron2_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "detectron2"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingPackage, match="install it with: uv pip install --group detectron2"):
         detectron2_compat.prepare()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "inspect"
-EXAMPLE = "moco-transfer inspect"
+HELP = "say what a file is: checkpoint, backbone, weights for a framework, certificate"
+EXAMPLE = "moco-transfer inspect moco_v2_200ep_pretrain.pth.tar"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument("file", metavar="FILE", help="any checkpoint, or a file that this toolkit wrote")
+    parser.add_argument("--family", help="how to read a checkpoint (default: told from its keys)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    raise NotImplementedError
+    from converters.inspection import inspect
+
+    found = inspect(args.file, args.family)
+    print(found.model_dump_json(indent=2) if args.json else "\n".join(found.lines()))
+    return 0

@@ -1,0 +1,230 @@
+"""Convert a backbone for a framework: weights, fragment and certificate, proved before they appear.
+
+The three files are made in a hidden folder beside their destination and moved out of it once every check has passed, so
+a failed or interrupted conversion leaves no output behind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from converters import certificate, parity, to_detectron2, to_mmseg
+from converters.backbone import Backbone
+from converters.certificate import Certificate, Coverage, Parity, Target, WrittenFile
+from converters.errors import CheckFailed, UserError
+from converters.parity import LiveModel
+from converters.receipt import module_receipt
+from converters.to_detectron2 import Head
+from converters.untrusted import sha256_of
+
+SUFFIXES: dict[Target, str] = {
+    "backbone": ".safetensors",
+    "detectron2": to_detectron2.SUFFIX,
+    "mmseg": to_mmseg.SUFFIX,
+}
+_FRAGMENT_SUFFIXES: dict[Target, str] = {"detectron2": ".yaml", "mmseg": ".py"}
+
+_READERS: dict[Target, Callable[[Path], Backbone]] = {
+    "backbone": Backbone.load,
+    "detectron2": to_detectron2.read_weights,
+    "mmseg": to_mmseg.read_weights,
+}
+_NEEDS: dict[Target, tuple[str, ...]] = {
+    "backbone": (),
+    "detectron2": ("detectron2",),
+    "mmseg": ("mmengine", "mmcv", "mmseg"),
+}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of a conversion lie."""
+
+    weights: Path
+    fragment: Path | None
+    certificate: Path
+
+    def check_free(self, *, force: bool) -> None:
+        """Refuse to overwrite.
+
+        Raises:
+            UserError: if one of them is there already and `force` is not set, or is a folder.
+        """
+        for path in (self.weights, self.fragment, self.certificate):
+            if path is not None and path.is_dir():
+                raise UserError(expected="the name of a file", found="a folder", where=path)
+            if path is not None and path.exists() and not force:
+                raise UserError(
+                    expected="no file of this name", found="one", where=path, cure="choose another, or use --force"
+                )
+
+
+def outputs(target: Target, weights: Path) -> Outputs:
+    """The names of all files beside the weights.
+
+    Raises:
+        UserError: if the suffix of `weights` is not the target's.
+    """
+    if weights.suffix != SUFFIXES[target]:
+        raise UserError(
+            expected=f"a name that ends in {SUFFIXES[target]} for {target}",
+            found=repr(weights.name),
+            where="--output",
+            cure=f"use {weights.with_suffix(SUFFIXES[target]).name}" if weights.name else "give a file name",
+        )
+    suffix = _FRAGMENT_SUFFIXES.get(target)
+    return Outputs(
+        weights=weights,
+        fragment=weights.with_suffix(suffix) if suffix else None,
+        # With the whole name, so that r18.pkl and r18.pth can lie side by side.
+        certificate=weights.with_name(weights.name + certificate.SUFFIX),
+    )
+
+
+def convert(
+    backbone: Backbone, target: Target, output: Path, *, head: Head | None = None, force: bool = False
+) -> Certificate:
+    """Write a backbone for `target`, with its fragment and certificate.
+
+    Args:
+        backbone: what to convert.
+        target: for whom.
+        output: the weights' file; the others get its name.
+        head: for detectron2: the detector of the fragment.
+        force: replace files that exist.
+
+    Raises:
+        UserError: for a wrong suffix, files that exist already, or a head that does not fit.
+        CheckFailed: if coverage or parity does not hold; nothing is written then.
+    """
+    final = outputs(target, output)
+    final.check_free(force=force)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}.") as folder:
+        staged = outputs(target, Path(folder) / output.name)
+        _write(backbone, target, staged, head)
+        paper = certify(backbone, target, staged)
+        paper.write(staged.certificate)
+        # The certificate goes last: where it is, the files that it names are whole.
+        for source, destination in (
+            (staged.weights, final.weights),
+            (staged.fragment, final.fragment),
+            (staged.certificate, final.certificate),
+        ):
+            if source is not None and destination is not None:
+                with source.open("rb") as file:
+                    os.fsync(file.fileno())
+                source.replace(destination)
+    return paper
+
+
+def _write(backbone: Backbone, target: Target, files: Outputs, head: Head | None) -> None:
+    if target == "detectron2":
+        assert files.fragment is not None
+        to_detectron2.write_fragment(backbone.metadata, files.weights.name, files.fragment, head)
+        to_detectron2.write_weights(backbone, files.weights)
+    elif target == "mmseg":
+        assert files.fragment is not None
+        to_mmseg.write_fragment(backbone.metadata, files.weights.name, files.fragment)
+        to_mmseg.write_weights(backbone, files.weights)
+    else:
+        backbone.save(files.weights)
+
+
+def certify(backbone: Backbone, target: Target, files: Outputs) -> Certificate:
+    """Prove that written files hold the backbone, and that their framework computes with them what torchvision does.
+
+    Raises:
+        CheckFailed: if they do not.
+    """
+    mapped = _read_back(backbone, target, files.weights)
+    absent = [name for name in _NEEDS[target] if importlib.util.find_spec(name) is None]
+    live = None if absent else _run(backbone, target, files)
+    if live is not None:
+        _demand_all(backbone, live.loaded, f"the {target} model after its own loader")
+    return Certificate(
+        verdict="coverage only" if live is None else "proved",
+        target=target,
+        arch=backbone.arch,
+        fingerprint=backbone.fingerprint,
+        source=backbone.origin,
+        weights=WrittenFile(file=files.weights.name, sha256=sha256_of(files.weights)),
+        fragment=WrittenFile(file=files.fragment.name, sha256=sha256_of(files.fragment)) if files.fragment else None,
+        coverage=Coverage(
+            expected=len(backbone.tensors),
+            mapped=len(mapped),
+            dropped=backbone.origin.dropped,
+            loaded=None if live is None else len(live.loaded),
+        ),
+        parity=None if live is None else _parity(backbone, live),
+        why_no_parity=f"not installed: {', '.join(absent)}" if absent else None,
+        versions=certificate.versions(),
+    )
+
+
+def _read_back(backbone: Backbone, target: Target, weights: Path) -> frozenset[str]:
+    """The tensors that the written file holds bit for bit: all of them, or CheckFailed."""
+    try:
+        written = _READERS[target](weights)
+    except UserError as error:
+        raise CheckFailed(f"coverage: the written file cannot be read back: {error}") from None
+    mapped = parity.identical(backbone, written.tensors)
+    _demand_all(backbone, mapped, "the written file")
+    if written.metadata != backbone.metadata:
+        raise CheckFailed("coverage: the written file's header is not the backbone's")
+    return mapped
+
+
+def _demand_all(backbone: Backbone, found: frozenset[str], where: str) -> None:
+    missing = sorted(backbone.tensors.keys() - found)
+    if missing:
+        raise CheckFailed(
+            f"coverage: {len(missing)} of {len(backbone.tensors)} tensors are not in {where}: {', '.join(missing[:5])}"
+        )
+
+
+def _run(backbone: Backbone, target: Target, files: Outputs) -> LiveModel:
+    """The files in their framework; torch's random state is left alone."""
+    if target == "backbone":
+        return _run_torchvision(Backbone.load(files.weights))
+    assert files.fragment is not None
+    with tempfile.TemporaryDirectory() as folder:
+        picture = parity.write_picture(Path(folder))
+        if target == "detectron2":
+            from converters import detectron2_model
+
+            return detectron2_model.run(backbone, files.fragment, files.weights, picture)
+        from converters import mmseg_model
+
+        return mmseg_model.run(backbone, files.fragment, files.weights, picture)
+
+
+@torch.no_grad()
+def _run_torchvision(written: Backbone) -> LiveModel:
+    module = written.module()
+    return LiveModel(
+        stages=parity.torchvision_stages(written, parity.picture()),
+        receipt=module_receipt(module, written.metadata, written.preprocess),
+        norm=parity.norm_of(module, "bn1"),
+        loaded=parity.identical(written, module.state_dict()),
+    )
+
+
+def _parity(backbone: Backbone, live: LiveModel) -> Parity:
+    reference = parity.torchvision_stages(backbone, parity.picture())
+    framework = live.receipt.framework
+    return Parity(
+        framework=framework,
+        picture_sha256=parity.picture_sha256(),
+        norm=live.norm,
+        bound=parity.BOUND,
+        stages=parity.compare(reference, live.stages, framework),
+        receipt=live.receipt,
+    )

@@ -1,0 +1,68 @@
+"""A real detectron2 detector, built from a written fragment and filled through detectron2's own loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters import detectron2_compat, keymap
+from converters.backbone import Backbone
+from converters.keymap import Stage
+from converters.parity import LiveModel, identical, norm_of, quiet
+from converters.receipt import detectron2_receipt, live_tensors
+
+detectron2_compat.prepare()
+with quiet():  # its imports warn about their own use of torch
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.data.detection_utils import read_image
+    from detectron2.modeling import build_model
+
+
+def build(fragment: Path, weights: Path) -> tuple[nn.Module, Any]:
+    """The detector that the fragment describes, in eval mode on the CPU with the weights in, and its configuration."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(fragment))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = str(weights)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        model: nn.Module = build_model(cfg)
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model.eval(), cfg
+
+
+@torch.no_grad()
+def stages(model: Any, cfg: Any, picture: Path) -> dict[Stage, Tensor]:
+    """Outputs of the stem and of res2 to res5, through detectron2's own image reader and normalisation."""
+    pixels = read_image(str(picture), format=cfg.INPUT.FORMAT)
+    image = torch.as_tensor(pixels.astype("float32").transpose(2, 0, 1).copy())
+    x = model.preprocess_image([{"image": image}]).tensor
+    # Below an FPN, the ResNet is `bottom_up`; in a C4 detector its res5 works on regions and lies in the head.
+    resnet = getattr(model.backbone, "bottom_up", model.backbone)
+    outputs: dict[Stage, Tensor] = {}
+    for stage in keymap.STAGES:
+        module = getattr(resnet, stage, None)
+        x = outputs[stage] = (module if module is not None else getattr(model.roi_heads, stage))(x)
+    return outputs
+
+
+def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    """What detectron2 makes of the two files.
+
+    Raises:
+        CheckFailed: if the receipt does not hold.
+    """
+    model, cfg = build(fragment, weights)
+    receipt = detectron2_receipt(model, cfg, backbone.metadata)
+    place = keymap.detectron2_place(model.state_dict())
+    assert place is not None, "the receipt found the ResNet"
+    names = keymap.detectron2(backbone.arch, place)
+    return LiveModel(
+        stages=stages(model, cfg, picture),
+        receipt=receipt,
+        norm=norm_of(model, names.names["bn1.weight"].removesuffix(".weight")),
+        loaded=identical(backbone, live_tensors(model, names)),
+    )

@@ -1,0 +1,114 @@
+"""What a file is: a checkpoint, a backbone, weights for a framework, or a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from converters import certificate, families, untrusted
+from converters.certificate import Certificate
+from converters.families import Kind
+from converters.metadata import BackboneMetadata
+from converters.settings import Settings
+
+
+class Inspection(Settings):
+    """What was found; `metadata` for weights, `certificate` for a certificate."""
+
+    file: str
+    """As it was given."""
+    kind: Kind | Literal["certificate"]
+    tensors: int = 0
+    """Of the backbone, batch counters included: 318 for ResNet-50."""
+    metadata: BackboneMetadata | None = None
+    certificate: Certificate | None = None
+
+    def lines(self) -> list[str]:
+        """For people: a label and a value on each line."""
+        rows = [("file", self.file), ("kind", _KINDS[self.kind])]
+        if self.metadata is not None:
+            rows += _about_weights(self.metadata, self.tensors)
+        if self.certificate is not None:
+            rows += about_certificate(self.certificate)
+        width = max(len(label) for label, _ in rows)
+        return [f"{label:<{width}}  {value}" for label, value in rows]
+
+
+_KINDS: dict[str, str] = {
+    "backbone": "backbone file of moco-transfer",
+    "detectron2": "weights for detectron2",
+    "mmseg": "weights for mmsegmentation",
+    "checkpoint": "checkpoint",
+    "certificate": "certificate of a conversion",
+}
+
+
+def inspect(source: str, family: str | None = None) -> Inspection:
+    """Read the file at the path `source` to its end and say what it is.
+
+    Raises:
+        UserError: if it is none of the kinds known, damaged, or not what it says.
+    """
+    path = Path(source)
+    if untrusted.head_of(path).lstrip().startswith(b"{"):
+        return Inspection(file=source, kind="certificate", certificate=certificate.read(path))
+    kind, _ = families.recognise(path)
+    backbone = families.read(path, family)
+    return Inspection(file=source, kind=kind, tensors=len(backbone.tensors), metadata=backbone.metadata)
+
+
+def _about_weights(metadata: BackboneMetadata, tensors: int) -> list[tuple[str, str]]:
+    origin = metadata.origin
+    preprocess = metadata.preprocess
+    low, high = preprocess.value_range
+    rows = [
+        ("arch", metadata.arch + (", stride in 1x1" if metadata.stride_in_1x1 else "")),
+        ("family", origin.family + (f", prefix {origin.prefix}" if origin.prefix else "")),
+    ]
+    facts = [
+        origin.method,
+        f"{origin.epochs} epochs" if origin.epochs is not None else "",
+        f"recipe {origin.recipe}" if origin.recipe else "",
+        f"seed {origin.pretrain_seed}" if origin.pretrain_seed is not None else "",
+    ]
+    if any(facts):
+        rows.append(("method", ", ".join(fact for fact in facts if fact)))
+    if origin.pretrain_data:
+        rows.append(("data", origin.pretrain_data))
+    return [
+        *rows,
+        ("tensors", f"{tensors} used" + dropped(origin.dropped)),
+        ("fingerprint", metadata.fingerprint),
+        (
+            "preprocess",
+            f"{preprocess.channel_order}, mean {_plain(preprocess.mean)}, std {_plain(preprocess.std)} "
+            f"on values from {low:g} to {high:g}",
+        ),
+        ("source", origin.file + (f" (sha256 {origin.sha256[:12]})" if origin.sha256 else "")),
+    ]
+
+
+def about_certificate(paper: Certificate) -> list[tuple[str, str]]:
+    """A certificate's rows: label and value."""
+    coverage = paper.coverage
+    loaded = "" if coverage.loaded is None else f", {coverage.loaded} in the live model after its own loader"
+    rows = [
+        ("target", paper.target),
+        ("arch", paper.arch),
+        ("fingerprint", paper.fingerprint),
+        ("source", paper.source.file + dropped(paper.source.dropped)),
+        ("coverage", f"{coverage.mapped} of {coverage.expected} tensors{loaded}"),
+    ]
+    if paper.parity is not None:
+        stages = ", ".join(f"{row.stage} {row.relative:.1e}" for row in paper.parity.stages)
+        rows.append(("parity", f"{stages} (|Δ| / largest activation, at most {paper.parity.bound:.0e})"))
+    return [*rows, ("verdict", paper.verdict + (f" ({paper.why_no_parity})" if paper.why_no_parity else ""))]
+
+
+def dropped(rules: dict[str, int]) -> str:
+    """`; dropped: key encoder 124, queue 2`, or nothing."""
+    return "; dropped: " + ", ".join(f"{rule} {count}" for rule, count in rules.items()) if rules else ""
+
+
+def _plain(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
