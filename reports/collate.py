@@ -182,10 +182,15 @@ def _current(records: Sequence[Record], plan: Plan | None) -> tuple[list[Record]
     cell of a place, and the others are left out.
     """
     wanted: dict[_Place, set[str]] = defaultdict(set)
+    finished = {record.cell_id: record for record in records}
     for cell in plan.cells if plan else ():
-        # A cell whose weights do not exist yet has no id: its plan says nothing about a record that is there.
-        place = (cell.row, cell.protocol, tuple(sorted(cell.overrides)), cell.pretrain_seed, cell.trial_seed)
-        wanted[place] |= {cell.cell_id} if cell.cell_id else set()
+        places = [(cell.row, cell.protocol, tuple(sorted(cell.overrides)), cell.pretrain_seed, cell.trial_seed)]
+        if cell.cell_id in finished:
+            # A checkpoint may itself name the seed of its pretraining, where the plan of the run knows none.
+            places.append(_place(finished[cell.cell_id]))
+        for planned in places:
+            # A cell whose weights do not exist yet has no id: its plan says nothing about a record that is there.
+            wanted[planned] |= {cell.cell_id} if cell.cell_id else set()
     groups = {place[:3] for place in wanted}
     kept: list[Record] = []
     warnings: list[str] = []
@@ -237,8 +242,11 @@ def _fill(
 ) -> Cell:
     records = tuple(sorted(records, key=_by_seeds))
     # A record counts more than the plan, which may be older: a run can be killed before it writes a new one.
-    done = {(record.pretrain_seed, record.trial_seed) for record in records}
-    open_cells = [cell for cell in planned if (cell.pretrain_seed, cell.trial_seed) not in done]
+    ids = {record.cell_id for record in records}
+    seeds = {(record.pretrain_seed, record.trial_seed) for record in records}
+    open_cells = [
+        cell for cell in planned if cell.cell_id not in ids and (cell.pretrain_seed, cell.trial_seed) not in seeds
+    ]
     return Cell(
         row=row,
         column=column,

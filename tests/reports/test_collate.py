@@ -312,6 +312,16 @@ def test_seeds_from_elsewhere_are_counted_and_said() -> None:
     assert warning.startswith("MoCo v2, knn-dino@1, pretrain seed 7, trial seed 0: counted")
 
 
+def test_a_checkpoint_may_know_the_seed_that_the_plan_does_not() -> None:
+    old, new = rivals()
+    known = planned(new).model_copy(update={"pretrain_seed": None})
+    for records, warnings in (([new], 0), ([old, new], 1)):
+        table = collate(records, plan(known))
+        assert cell(table, "MoCo v2").state == "done"
+        assert cell(table, "MoCo v2").numbers == (20,)
+        assert len(table.warnings) == warnings
+
+
 def test_a_row_of_different_recipes_is_said() -> None:
     origins = ({"recipe": "moco-v2@1", "pretrain_data": sha("a")}, {"recipe": "moco-v2@1", "pretrain_data": sha("b")})
     records = [
