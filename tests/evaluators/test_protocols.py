@@ -19,7 +19,7 @@ FROZEN = {
     "linear-moco@1": "e902295355891a9a0ac4a9541079c812c9f42277b78823c8f14cf365957661ee",
     "quickstart-detection@1": "fce8f26960007e64ad285d43e085d98f5d5fb80129b6b13ac28fdb27dfa12262",
     "quickstart-knn@1": "cf642e2e56fc110ded497bd79bfe1a68575ab96dde489000321830ddb16f2490",
-    "quickstart-linear@1": "3088464f53b422e78c6a238a82dabf4ea41333cb940c4716cbf6504681bc7e22",
+    "quickstart-linear@1": "5ec1dadac8e3dfcf14fee4978f40ef676a012a48d94036ea223c59d24234ee05",
     "quickstart-segmentation@1": "ee3701e47178efc68bd6a69d9d6ca6280c978eeea22b87a9976aeb552966fa82",
     "voc0712-c4-24k@1": "28e6514dbf32c815dd8ed5bffa909329c48329bc3d71db06bf371f6e125dc39a",
 }
