@@ -279,7 +279,7 @@ def test_coco_in_the_layout_of_coco(tmp_path: Path) -> None:
 
 
 def test_c4_needs_bottlenecks(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="bottleneck blocks for the head C4.*found resnet18; take .* FPN"):
+    with pytest.raises(UserError, match=r"bottleneck blocks for the head C4.*found resnet18; take .* FPN"):
         run(root, tmp_path / "work", CATALOGUE["voc0712-c4-24k@1"])
 
 
@@ -332,7 +332,8 @@ def test_ap_is_that_of_a_naive_implementation(root: Path, tmp_path: Path, seed: 
                 difficult = bool(draw.random() < 0.25)
                 truth[name][image].append((box, difficult))
                 sides = "".join(
-                    f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+                    f"<{side}>{value}</{side}>"
+                    for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
                 )
                 objects += (
                     f"<object><name>{name}</name><pose>x</pose><truncated>0</truncated>"
@@ -361,7 +362,8 @@ def test_ap_is_that_of_a_naive_implementation(root: Path, tmp_path: Path, seed: 
         data.evaluator.process([{"image_id": image} for image in ids], outputs)
         result = data.evaluator.evaluate()["bbox"]
     expected = {
-        threshold: 100 * np.mean([voc_ap.average_precision(found[name], truth[name], threshold / 100) for name in names])
+        threshold: 100
+        * np.mean([voc_ap.average_precision(found[name], truth[name], threshold / 100) for name in names])
         for threshold in range(50, 100, 5)
     }
     assert result["AP50"] == pytest.approx(expected[50])

@@ -211,7 +211,7 @@ def test_training_changes_the_weights_behind_the_receipt(root: Path, tmp_path: P
 
         priority = "LOWEST"
 
-        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002 - mmengine
             if batch_idx == 0:
                 seen["before"] = mmseg_receipt(runner.model, backbone.metadata).live
 
@@ -281,5 +281,7 @@ def test_a_loss_that_is_not_finite_fails_the_check(root: Path, tmp_path: Path) -
 def test_an_absent_framework_names_its_command(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmcv" else find(name))
-    with pytest.raises(MissingPackage, match=r"the package mmcv for segmentation.*pip install 'moco-transfer\[mmseg\]'"):
+    with pytest.raises(
+        MissingPackage, match=r"the package mmcv for segmentation.*pip install 'moco-transfer\[mmseg\]'"
+    ):
         run(root, tmp_path / "work", protocol())

@@ -70,7 +70,7 @@ def test_a_damaged_label_map_is_seen(root: Path) -> None:
 def test_wrong_roots_and_empty_splits(root: Path) -> None:
     with pytest.raises(UserError, match="expected a folder with Cityscapes, found none"):
         cityscapes.read_split(root / "absent", "train")
-    with pytest.raises(UserError, match="expected the split test of Cityscapes.*holds leftImg8bit and gtFine"):
+    with pytest.raises(UserError, match=r"expected the split test of Cityscapes.*holds leftImg8bit and gtFine"):
         cityscapes.read_split(root, "test")
     for image in (root / "leftImg8bit" / "val" / "town").iterdir():
         image.unlink()

@@ -120,7 +120,7 @@ def test_a_scored_split_needs_what_the_metric_reads(made: Voc, old: str, new: st
 def test_wrong_roots_and_names_of_splits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a folder with PASCAL VOC, found none"):
         voc.read_split(tmp_path / "absent", "2007_test")
-    with pytest.raises(UserError, match="no folder VOC<year>.*give the folder that holds VOCdevkit"):
+    with pytest.raises(UserError, match=r"no folder VOC<year>.*give the folder that holds VOCdevkit"):
         voc.read_split(tmp_path, "2007_test")
     with pytest.raises(UserError, match="expected a split such as 2007_trainval, found 'test'"):
         voc.read_split(tmp_path, "test")
