@@ -24,7 +24,7 @@ from transfer.cells import cell_id
 
 def evaluate_cell(
     protocol: Protocol,
-    weights: Path,
+    weights: str,
     data: Path,
     *,
     run: Path,
@@ -36,6 +36,17 @@ def evaluate_cell(
 ) -> tuple[Record, Path]:
     """Evaluate and write `run/results/<cell id>.json`; a record that exists is returned as it is unless `force`.
 
+    Args:
+        protocol: how.
+        weights: a path, or `random:ARCH:SEED`.
+        data: root of the data set.
+        run: folder of the run.
+        row: name of the backbone in tables.
+        data_name: name of the data set in tables.
+        seed: of this trial.
+        device: as torch names it; by default a GPU where there is one.
+        force: do it again although the record exists.
+
     Returns:
         The record and its path.
 
@@ -44,14 +55,14 @@ def evaluate_cell(
         CheckFailed: if a proof does not hold.
     """
     started, clock = datetime.now(UTC), time.monotonic()
-    backbone = families.read(weights)
+    place = _device(device)
+    backbone = families.read_source(weights)
     id_ = cell_id(backbone.metadata, protocol, card(protocol.settings, data).fingerprint, seed)
     path = store.record_path(run / "results", id_)
     if path.exists() and not force:
         return store.read_record(path), path
     workdir = run / "cells" / id_
     workdir.mkdir(parents=True, exist_ok=True)
-    place = _device(device)
     outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
     commit, dirty = provenance.commit()
     record = Record(

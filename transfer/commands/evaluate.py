@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("protocol", nargs="?", help="id of a protocol; see --list")
     parser.add_argument("--list", action="store_true", help="list the protocols and stop")
-    parser.add_argument("--backbone", type=Path, help="a backbone file, or a checkpoint that `inspect` knows")
+    parser.add_argument(
+        "--backbone", metavar="SOURCE", help="a backbone file, a checkpoint that `inspect` knows, or random:ARCH[:SEED]"
+    )
     parser.add_argument("--data", type=Path, help="root folder of the data set")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/evaluate"), help="the run's folder (%(default)s)")
     parser.add_argument("--name", help="row name in tables (default: the backbone's file name)")
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         args.backbone,
         args.data,
         run=args.out,
-        row=args.name or args.backbone.stem,
+        row=args.name or Path(args.backbone).name.removesuffix(".safetensors"),
         data_name=args.data_name or args.data.resolve().name,
         seed=args.seed,
         device=args.device,
