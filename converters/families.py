@@ -239,7 +239,7 @@ def _from_checkpoint(file: untrusted.CheckpointFile, family: Family) -> Backbone
             method=_method(family, content),
             epochs=_whole(about.get("epoch")),
             pretrain_seed=_whole(about.get("seed")),
-            recipe=_identity(about.get("recipe"), "id", "name"),
+            recipe=_recipe(about.get("recipe")),
             pretrain_data=_identity(about.get("data"), "fingerprint"),
             dropped=dict(sorted(dropped.items())),
         ),
@@ -255,6 +255,13 @@ def _method(family: Family, tensors: Mapping[str, Any]) -> str:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _recipe(value: object) -> str:
+    """The id of the recipe, and beside it what was changed: a modified recipe must not pass for the declared one."""
+    name = _identity(value, "id", "name")
+    overrides = value.get("overrides") if isinstance(value, Mapping) else None
+    return f"{name} ({', '.join(map(str, overrides))})" if name and isinstance(overrides, list) and overrides else name
 
 
 def _identity(value: object, *keys: str) -> str:

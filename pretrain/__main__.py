@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = find_recipe(args.recipe).overridden(tuple(args.assignments))
 
+    from converters.dataset_fingerprint import is_sample
     from pretrain import distributed
     from pretrain.train import pretrain
 
@@ -52,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
     if distributed.launched_rank() == 0:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
-        for protocol in ("knn-dino@1", "linear-moco@1"):
+        protocols = (
+            ("quickstart-knn@1", "quickstart-linear@1") if is_sample(args.data) else ("knn-dino@1", "linear-moco@1")
+        )
+        for protocol in protocols:
             print(f"  moco-transfer evaluate {protocol} --backbone {backbone} --data {args.data}")
     return 0
 

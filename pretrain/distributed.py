@@ -76,7 +76,10 @@ def process_group(device: torch.device | None = None) -> Iterator[World]:
         torch.cuda.set_device(device)
     started_here = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if started_here:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method="env://")
+        if device.type == "cuda":
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
     try:
         if dist.is_initialized():
             yield World(dist.get_rank(), dist.get_world_size(), local_size, device)

@@ -50,7 +50,7 @@ class RunLog:
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(EpochRow.model_fields)
-            writer.writerows(row.model_dump().values() for row in kept)
+            writer.writerows(_cells(row) for row in kept)
         self._events = SummaryWriter(str(out / TENSORBOARD), purge_step=start * steps + 1)
         self._progress = Progress("pretrain", images, "images")
         self.begin_epoch()
@@ -78,10 +78,14 @@ class RunLog:
         row = EpochRow(epoch=epoch + 1, step=step, loss=loss, top1=top1, top5=top5, lr=lr, images_per_second=rate)
         values = row.model_dump()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values.values())
+            csv.writer(file).writerow(_cells(row))
         for name in ("loss", "top1", "top5", "lr", "images_per_second"):
             self._events.add_scalar(name, values[name], step)
         self._events.flush()
+
+
+def _cells(row: EpochRow) -> list[str]:
+    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.model_dump().values()]
 
 
 def _rows(path: Path) -> list[EpochRow]:

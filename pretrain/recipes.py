@@ -6,15 +6,30 @@ changed, the flags `--mlp --moco-t 0.2 --aug-plus --cos`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from converters.errors import UserError
 from converters.settings import Settings, nearest, override
 
 EXECUTION_FIELDS = frozenset({"workers", "keep_last", "keep_every"})
 """Fields that change how a run is carried out, not what it computes: they may differ when it is resumed."""
+
+
+def _rising(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < values[0] <= values[1]:
+        raise ValueError("give two numbers above 0, the smaller first")
+    return values
+
+
+def _shares(values: tuple[float, float]) -> tuple[float, float]:
+    if values[1] > 1:
+        raise ValueError("an area is at most 1, the whole image")
+    return values
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Recipe(Settings):
@@ -47,9 +62,9 @@ class Recipe(Settings):
     """On every parameter, normalisation and biases included."""
     image_size: int = Field(default=224, gt=0)
     """The side of the crop, pixels."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: Annotated[Range, AfterValidator(_shares)] = (0.2, 1.0)
     """Area range of the random resized crop."""
-    blur_radius: tuple[float, float] = (0.1, 2.0)
+    blur_radius: Range = (0.1, 2.0)
     """For augmentation v2: range of the Gaussian's standard deviation, pixels."""
     workers: int | None = Field(default=None, ge=0)
     """Loading processes of each training process; None: none on a CPU, up to 16 beside a GPU. Changes no result."""

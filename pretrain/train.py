@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data import DataLoader
 
-from converters import families
+from converters import architectures, families
 from converters.errors import CheckFailed, UserError
 from pretrain import checkpoint, distributed
 from pretrain.augment import TwoViews
@@ -58,6 +58,7 @@ def pretrain(
         CheckFailed: for a loss that is not finite, or a checkpoint that cannot be written.
     """
     with distributed.process_group(device) as world:
+        architectures.architecture(recipe.arch)
         check_queue(recipe.queue_size, recipe.batch_size)
         world.share(recipe.batch_size, "batch_size")
         run = _Run(recipe, ImageFolder.open(data), out, seed, world)
@@ -182,7 +183,7 @@ def _default_workers(world: World) -> int:
     """On a CPU the encoders want every core, so loading has no process of its own."""
     if world.device.type == "cpu":
         return 0
-    return min(16, max(1, len(os.sched_getaffinity(0)) // world.local_size))
+    return min(16, max(1, (os.cpu_count() or 1) // world.local_size))
 
 
 def _check_images(run: _Run) -> None:
