@@ -40,7 +40,7 @@ class Algorithm1:
         state |= {f"encoder_k.{name}": value for name, value in self.f_k[0].state_dict().items()}
         state["queue"] = torch.stack(self.queue, dim=1)
         state["queue_ptr"] = torch.tensor([self.oldest])
-        return {name: value.detach().clone() for name, value in state.items()}
+        return {name: value.detach() for name, value in state.items()}
 
     def step(self, im_q: Tensor, im_k: Tensor, permutation: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step on the global batch; `permutation[j]` is the image that place j encodes as key.
