@@ -107,6 +107,8 @@ class DetectionSettings(Settings):
     """Pixels. FPN: one tuple for each of p2 to p6; C4: one tuple with all sizes."""
     rois_per_image: int = 512
     """Proposals an image on which the box head is trained."""
+    foreground_share: float = Field(default=0.25, gt=0, le=1)
+    """The largest share of them that may lie on objects."""
     rpn_topk_train: tuple[int, int] = (12000, 2000)
     """Proposals before (for each level) and after NMS in training."""
     rpn_topk_test: tuple[int, int] = (6000, 1000)

@@ -62,6 +62,7 @@ def build(
     cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = settings.rpn_topk_test
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = settings.num_classes
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = settings.rois_per_image
+    cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = settings.foreground_share
     if settings.head == "C4":
         _set_c4(cfg)
     else:

@@ -112,6 +112,7 @@ def test_the_voc_protocol_is_the_reference_configuration(tmp_path: Path) -> None
         "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
         "MODEL.ROI_HEADS.NUM_CLASSES": 20,
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,
         "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
         "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
         "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
