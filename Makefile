@@ -23,7 +23,7 @@ quickstart: $(READY)
 	$(BIN)/moco-transfer run quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
