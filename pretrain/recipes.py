@@ -130,13 +130,14 @@ QUICKSTART_MOCO_V1 = _variant(
     MOCO_V1,
     "quickstart-moco-v1@1",
     arch="resnet18",
-    image_size=48,
+    image_size=32,
+    blur_radius=(0.1, 1.0),
     queue_size=4096,
     momentum=0.99,
     batch_size=64,
     lr=0.24,
-    epochs=16,
-    milestones=(10, 13),
+    epochs=10,
+    milestones=(7, 9),
 )
 QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@1", **V2_CHANGES)
 

@@ -23,7 +23,8 @@ from converters.errors import CheckFailed, UserError
 from pretrain import checkpoint, distributed
 from pretrain.augment import TwoViews
 from pretrain.distributed import World
-from pretrain.images import EpochBatches, ImageFolder, TwoViewImages, Unreadable, Views, collate
+from pretrain.images import ImageFolder
+from pretrain.loading import EpochBatches, TwoViewImages, Unreadable, Views, collate
 from pretrain.log import CSV, TENSORBOARD, RunLog
 from pretrain.model import MoCo, check_queue
 from pretrain.recipes import Recipe

@@ -18,8 +18,10 @@ from typing import Literal
 
 from converters.errors import UserError
 from converters.metadata import BackboneMetadata, read_metadata
+from evaluators.datasets.card import card
 from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
+from pretrain.images import ImageFolder
 from pretrain.recipes import find_recipe
 from transfer.suite import BackboneEntry, Suite
 
@@ -117,8 +119,6 @@ def _backbone_step(
         source = data[entry.data]
 
         def pretraining() -> Resolved:
-            from pretrain.images import ImageFolder
-
             content = {"recipe": recipe.computation(), "data": ImageFolder.open(source).fingerprint, "seed": seed}
             id_ = f"pretrain-{_slug(row)}-s{seed}-{_hash(content)[:12]}"
             folder = run / "cells" / id_
@@ -162,8 +162,6 @@ def _evaluation_step(
     backbone: Step, protocol: Protocol, data_name: str, *, root: Path, seed: int, run: Path, needs: tuple[Step, ...]
 ) -> Step:
     def resolve() -> Resolved:
-        from evaluators.datasets.card import card
-
         weights = backbone.resolve().output
         id_ = cell_id(read_metadata(weights), protocol, card(protocol.settings, root).fingerprint, seed)
         arguments: tuple[str, ...] = ("evaluate", protocol.id, "--backbone", str(weights), "--data", str(root))

@@ -51,7 +51,7 @@ VOC0712_C4_24K = Protocol(
 
 QUICKSTART_DETECTION = Protocol(
     id="quickstart-detection@1",
-    title="detection AP50 (sample)",
+    title="Detection AP50",
     citation="This project: a small Faster R-CNN with FPN for the generated sample scenes; comparable to no paper.",
     definition=(
         "AP50, AP75, and AP over IoU .50:.05:.95, each by VOC 2007's 11-point metric, mean over the classes that the "

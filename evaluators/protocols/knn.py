@@ -30,13 +30,13 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         id="quickstart-knn@1",
-        title="kNN top-1 (sample)",
-        citation="knn-dino@1 at the size of the generated sample data (64 px images, networks trained at 48 px)",
+        title="kNN top-1",
+        citation="knn-dino@1 at the size of the generated sample data (64 px images, networks trained at 32 px)",
         definition=_DEFINITION,
         headline="top1_k20",
-        # 55 / 48 is the ratio 256 / 224. Images this small are decoded faster than a worker process starts.
+        # 46 / 40 is about the ratio 256 / 224. Images this small are decoded faster than a worker process starts.
         settings=KnnSettings(
-            k=(10, 20, 100, 200), temperature=0.07, resize=55, crop=48, interpolation="bicubic", workers=0
+            k=(10, 20, 100, 200), temperature=0.07, resize=46, crop=40, interpolation="bicubic", workers=0
         ),
     ),
 )

@@ -15,7 +15,7 @@ _SOURCE = "facebookresearch/moco@7397dfe README.md (mean of 5 trials)"
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         id="linear-moco@1",
-        title="linear top-1",
+        title="Linear top-1",
         citation="MoCo (arXiv:1911.05722), section 4.1; facebookresearch/moco@7397dfe main_lincls.py",
         definition=_DEFINITION,
         headline="top1",
@@ -34,15 +34,15 @@ PROTOCOLS: tuple[Protocol, ...] = (
     ),
     Protocol(
         id="quickstart-linear@1",
-        title="linear top-1 (sample)",
-        citation="linear-moco@1 at the size of the generated sample data (64 px images, networks trained at 48 px)",
+        title="Linear top-1",
+        citation="linear-moco@1 at the size of the generated sample data (64 px images, networks trained at 32 px)",
         definition=_DEFINITION,
         headline="top1",
         # lr and batch are near the optimum of a random initialisation, whose pooled features have a norm of about 13,
         # and do as well as any for MoCo v2, whose features have about 54: neither is held back by the other's lr.
         # Images this small are decoded faster than a worker process starts.
         settings=LinearSettings(
-            epochs=5, batch_size=32, lr=0.05, milestones=(3, 4), crop=48, crop_scale=(0.2, 1.0), resize=55, workers=0
+            epochs=5, batch_size=32, lr=0.05, milestones=(3, 4), crop=40, crop_scale=(0.2, 1.0), resize=46, workers=0
         ),
     ),
 )

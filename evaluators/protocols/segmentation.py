@@ -82,7 +82,7 @@ CITYSCAPES_FCN_D8_40K = Protocol(
 
 QUICKSTART_SEGMENTATION = Protocol(
     id="quickstart-segmentation@1",
-    title="segmentation mIoU (sample)",
+    title="Segmentation mIoU",
     citation="This project: a small FCN at stride 16 for the generated sample scenes; comparable to no paper.",
     definition=_MIOU,
     headline="mIoU",

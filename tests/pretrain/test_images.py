@@ -18,7 +18,8 @@ from torchvision import transforms
 
 from converters.errors import UserError
 from pretrain.augment import GaussianBlur, TwoViews, stream, transform
-from pretrain.images import Draw, EpochBatches, ImageFolder, TwoViewImages, Unreadable, collate
+from pretrain.images import ImageFolder
+from pretrain.loading import Draw, EpochBatches, TwoViewImages, Unreadable, collate
 from pretrain.recipes import MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2, Recipe
 from tests.pretrain.made_images import make_images
 

@@ -19,7 +19,7 @@ SUITE = {
     "data": {"materials": "sample:images"},
     "sample_data": {"size": "tiny", "seed": 0},
     "backbones": {"first": {"init": "random", "arch": "resnet18"}},
-    "protocols": [{"protocol": "quickstart-knn@1", "data": "materials", "set": ["k=[1, 5]", "workers=0"]}],
+    "protocols": [{"protocol": "quickstart-knn@1", "data": "materials", "set": ["k=[1, 20]", "workers=0"]}],
     "trial_seeds": [0],
 }
 
@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_is_pending_and_does_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
     steps = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [step.split()[0] for step in steps] == ["to", "pending", "pending"]
-    assert "waits for pretrain v2 (seed 0)" in done.stdout
+    assert "waits for sample data, pretrain v2 (seed 0)" in done.stdout
 
 
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:

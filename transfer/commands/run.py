@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
     from reports.errors import ReportError
     from transfer.commands.report import show
 
+    # The report tells of failed cells; what they needed and did not get is told here.
+    for step, status in state.statuses.items():
+        if status.state == "failed" and step.kind != "evaluation":
+            print(f"failed: {step.title}: {status.reason}")
     try:
         show(folder, suite.baseline)
     except ReportError as error:
         if complete:
             raise
-        # Nothing finished, so there is no table; the reasons follow.
         print(f"no table: {error}")
-    for step, status in state.statuses.items():
-        if status.state == "failed":
-            print(f"failed: {step.title}: {status.reason}")
     return 0 if complete else 1
 
 

@@ -1,0 +1,95 @@
+"""From image files to batches of two views, in an order that depends on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from converters.errors import UserError
+from pretrain.augment import TwoViews, stream
+from pretrain.images import ImageFolder
+
+
+class Draw(NamedTuple):
+    """Which image, in which epoch: all that an augmentation's randomness needs."""
+
+    epoch: int
+    image: int
+    """Its place in `ImageFolder.paths`."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A fault met while reading; a worker process returns it, because it cannot raise our errors to the main one."""
+
+    path: Path
+    reason: str
+
+    def error(self) -> UserError:
+        """What the user is told."""
+        return UserError(
+            expected="an image",
+            found=f"one that cannot be read ({self.reason})",
+            where=self.path,
+            cure="remove or replace it",
+        )
+
+
+Views = tuple[Tensor, Tensor]
+
+
+class TwoViewImages(Dataset[Views | Unreadable]):
+    """`Draw` -> two views of the image, each 3×S×S, or what was wrong with it."""
+
+    def __init__(self, folder: ImageFolder, views: TwoViews) -> None:
+        self.paths, self.views = folder.paths, views
+
+    def __getitem__(self, draw: Draw) -> Views | Unreadable:
+        path = self.paths[draw.image]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return Unreadable(path, str(error) or type(error).__name__)
+        return self.views(image, draw.epoch, draw.image)
+
+
+def collate(samples: Sequence[Views | Unreadable]) -> Views | Unreadable:
+    """Stack to two N×3×S×S batches; the first fault, where there is one, stands for the batch."""
+    for sample in samples:
+        if isinstance(sample, Unreadable):
+            return sample
+    im_q, im_k = default_collate(list(samples))
+    return im_q, im_k
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """This process's share of each global batch; what is left over at the end of an epoch is dropped.
+
+    The global batches do not depend on how many processes share them: rank r takes the r-th part of each.
+    """
+
+    def __init__(self, images: int, batch_size: int, *, rank: int, world: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        share = batch_size // world
+        self.mine = slice(rank * share, (rank + 1) * share)
+        self.epoch = 0
+        self.start = 0
+        """The first batch to give, for a run that goes on in the middle of an epoch."""
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        generator = torch.Generator().manual_seed(stream(self.seed, self.epoch))
+        order = torch.randperm(self.images, generator=generator).tolist()
+        for batch in range(self.start, len(self)):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [Draw(self.epoch, image) for image in chosen[self.mine]]
