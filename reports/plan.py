@@ -15,7 +15,9 @@ class PlannedCell(Frozen):
     protocol: str
     """Id of the protocol."""
     overrides: tuple[str, ...] = ()
-    """Of its settings: together with the id they are the column."""
+    """Of its settings: together with the id and the data they are the column."""
+    data: str = ""
+    """The suite's name of the data set, equal to the `dataset.name` of its record; empty where it is not known."""
     pretrain_seed: int | None
     trial_seed: int
     state: Literal["done", "failed", "missing"]
