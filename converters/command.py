@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
 
 from converters.errors import CheckFailed, UserError
+
+MAX_SEED = 2**63 - 1
+
+
+def seed(text: str) -> int:
+    """The type of every `--seed`: a whole number from 0 to 2^63 - 1, which all random generators take."""
+    if not text.isdecimal() or len(text) > 19 or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {MAX_SEED}, found {text[:30]!r}")
+    return int(text)
 
 
 def exit_code(program: str, run: Callable[[], int], wrong_use: tuple[type[Exception], ...] = (UserError,)) -> int:
@@ -18,7 +28,8 @@ def exit_code(program: str, run: Callable[[], int], wrong_use: tuple[type[Except
         wrong_use: what else counts as a user's mistake.
 
     Returns:
-        What `run` returns (0 when done); 1 when a check failed, 2 for wrong use, 130 when interrupted.
+        What `run` returns (0 when done); 1 when a check failed or the system refused, as a full disk does; 2 for wrong
+        use; 130 when interrupted, 141 when nobody reads the output.
     """
     try:
         return run()
@@ -29,10 +40,14 @@ def exit_code(program: str, run: Callable[[], int], wrong_use: tuple[type[Except
         print(f"{program}: {error}", file=sys.stderr)  # noqa: T201 - likewise
         return 1
     except KeyboardInterrupt:
-        message = "interrupted; what was finished is kept, the same command goes on"
+        message = "interrupted; what was finished is kept"
         print(f"{program}: {message}", file=sys.stderr)  # noqa: T201 - likewise
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`): that is no failure of ours.
+        # The reader of our output went away (`… | head`): end as the shell's own tools do.
         sys.stderr.close()
-        return 0
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: {place}{error.strerror or error}", file=sys.stderr)  # noqa: T201 - likewise
+        return 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeVar
+import json
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -21,6 +22,9 @@ def _crop_fits(settings: C) -> C:
 
 class KnnSettings(Settings):
     """Weighted kNN on frozen features."""
+
+    seeded: ClassVar[bool] = False
+    """Nothing in it is random: one trial says all."""
 
     task: Literal["knn"] = "knn"
     k: tuple[PositiveInt, ...] = Field(min_length=1)
@@ -42,6 +46,8 @@ class KnnSettings(Settings):
 
 class LinearSettings(Settings):
     """A linear classifier on the frozen backbone, trained by SGD on augmented images."""
+
+    seeded: ClassVar[bool] = True
 
     task: Literal["linear"] = "linear"
     epochs: int = Field(gt=0)
@@ -70,6 +76,8 @@ class LinearSettings(Settings):
 
 class DetectionSettings(Settings):
     """Faster R-CNN fine-tuned end to end in detectron2. No layer is frozen; training images are flipped at random."""
+
+    seeded: ClassVar[bool] = True
 
     task: Literal["detection"] = "detection"
     layout: Literal["voc", "coco"]
@@ -126,6 +134,8 @@ class DetectionSettings(Settings):
 
 class SegmentationSettings(Settings):
     """FCN on a plain ResNet, fine-tuned end to end in mmsegmentation. Training images are flipped at random."""
+
+    seeded: ClassVar[bool] = True
 
     task: Literal["segmentation"] = "segmentation"
     layout: Literal["cityscapes"]
@@ -232,10 +242,12 @@ class Protocol(Settings):
         Raises:
             UserError: for an unknown setting or a wrong value.
         """
-        if not assignments:
-            return self
-        settings = override(self.settings, assignments)
-        return self.model_copy(update={"settings": settings, "overrides": (*self.overrides, *assignments)})
+        assert not self.overrides, "overrides are counted from the frozen recipe"
+        frozen, settings = self.settings.model_dump(mode="json"), override(self.settings, assignments)
+        changed = settings.model_dump(mode="json")
+        # However they were spelled, the same changes are the same column; what changes nothing is no override.
+        overrides = tuple(f"{key}={json.dumps(changed[key])}" for key in sorted(frozen) if changed[key] != frozen[key])
+        return self.model_copy(update={"settings": settings, "overrides": overrides})
 
 
 def find(protocol_id: str, catalogue: dict[str, Protocol]) -> Protocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -25,6 +26,28 @@ def tracked() -> list[Path]:
         check=True,
     )
     return [Path(line) for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "quickstart", "--dry-run"), ("evaluate", "--list")])
+def test_a_command_loads_nothing_heavy_before_it_must(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = f"""
+import sys
+from transfer.__main__ import main
+try:
+    main({words!r})
+except SystemExit:
+    pass
+print("loaded:", *[name for name in {(*HEAVY, "torch")!r} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -80,6 +103,15 @@ def test_no_file_carries_a_machines_path_or_a_registrys_host() -> None:
             text = (ROOT / path).read_text(encoding="utf-8", errors="replace")
             found += [f"{path}: {match.group()}" for match in pattern.finditer(text)]
     assert not found
+
+
+def test_the_documents_are_whole() -> None:
+    for path in tracked():
+        if path.suffix == ".md":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert not re.search(r"@[A-Z0-9]{3,}@", text), f"{path} holds a placeholder"
+            for link in re.findall(r"\]\(([^)#:]+)\)", text):
+                assert (ROOT / path.parent / link).exists(), f"{path} links to {link}, which does not exist"
 
 
 def test_every_commands_help_shows_an_example() -> None:

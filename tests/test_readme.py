@@ -44,7 +44,7 @@ def test_the_commands_for_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "mine" / "report" / "index.html").is_file()
     for name in ("moco.safetensors", "moco.pkl", "moco.yaml", "moco.pth", "moco.py", "moco.pkl.certificate.json"):
-        assert (tmp_path / "mine" / name).is_file(), name
+        assert (tmp_path / "runs" / "moco" / name).is_file(), name
 
 
 def test_the_suite_shown_is_a_valid_one() -> None:

@@ -18,8 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when done, 1 when something failed, 2 for wrong use.
     """
-    parser = _parser()
-    args = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(words, argparse.Namespace(words=words))
     from converters.command import exit_code
     from converters.errors import UserError
     from reports.errors import ReportError

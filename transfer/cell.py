@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +10,8 @@ import torch
 
 from converters import families
 from converters.backbone import Backbone
-from converters.errors import UserError
+from converters.errors import CheckFailed, UserError
+from converters.lock import exclusive
 from evaluators.datasets.card import card
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.protocol import Protocol
@@ -31,6 +30,7 @@ def evaluate_cell(
     row: str,
     data_name: str,
     seed: int,
+    command: str,
     device: str | None = None,
     force: bool = False,
 ) -> tuple[Record, Path]:
@@ -44,6 +44,7 @@ def evaluate_cell(
         row: name of the backbone in tables.
         data_name: name of the data set in tables.
         seed: of this trial.
+        command: that makes the record again.
         device: as torch names it; by default a GPU where there is one.
         force: do it again although the record exists.
 
@@ -57,13 +58,16 @@ def evaluate_cell(
     started, clock = datetime.now(UTC), time.monotonic()
     place = _device(device)
     backbone = families.read_source(weights)
-    id_ = cell_id(backbone.metadata, protocol, card(protocol.settings, data).fingerprint, seed)
+    dataset = card(protocol.settings, data).fingerprint
+    id_ = cell_id(backbone.metadata, protocol, dataset, seed)
     path = store.record_path(run / "results", id_)
-    if path.exists() and not force:
-        return store.read_record(path), path
     workdir = run / "cells" / id_
-    workdir.mkdir(parents=True, exist_ok=True)
-    outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
+    with exclusive(workdir, "evaluation"):
+        if path.exists() and not force:
+            return _existing(path, row), path
+        outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
+    if outcome.dataset.fingerprint != dataset:
+        raise CheckFailed(f"{data}: the data set changed during the evaluation, so its number belongs to no data set")
     commit, dirty = provenance.commit()
     record = Record(
         cell_id=id_,
@@ -76,7 +80,7 @@ def evaluate_cell(
         receipt=outcome.receipt.model_dump(mode="json"),
         notes=outcome.notes,
         provenance=Provenance(
-            command=shlex.join(["moco-transfer", *sys.argv[1:]]),
+            command=command,
             commit=commit,
             dirty=dirty,
             versions=provenance.versions(),
@@ -94,10 +98,25 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(expected="cpu, cuda or cuda:N", found=repr(name), where="--device") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(expected="a GPU that torch can use", found="none", where=f"--device {name}", cure="use cpu")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(expected="cpu, cuda or cuda:N", found=repr(name), where="--device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} GPUs that torch can use"
+        raise UserError(expected=f"the device {name}", found=found, where="--device", cure="use cpu")
     return device
+
+
+def _existing(path: Path, row: str) -> Record:
+    record = store.read_record(path)
+    if record.backbone.name != row:
+        raise UserError(
+            expected=f"no record of this cell, or one named {row!r}",
+            found=f"one named {record.backbone.name!r}",
+            where=path,
+            cure="give that name, another folder with -o, or --force",
+        )
+    return record
 
 
 def _protocol_card(protocol: Protocol) -> ProtocolCard:

@@ -8,6 +8,7 @@ output that does not exist yet is pending, and running a suite again does only w
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
 from pretrain.images import ImageFolder
 from pretrain.recipes import find_recipe
-from transfer.suite import BackboneEntry, Suite
+from transfer.suite import BackboneEntry, Suite, sample_folder
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,21 @@ class Step:
     title: str
     kind: Literal["data", "pretraining", "backbone", "evaluation"]
     needs: tuple[Step, ...]
-    resolve: Callable[[], Resolved] = field(repr=False)
-    """To be called once the outputs of all `needs` exist."""
+    resolver: Callable[[], Resolved] = field(repr=False)
     row: str = ""
     protocol: Protocol | None = None
+    data_name: str = ""
     pretrain_seed: int | None = None
     trial_seed: int = 0
+
+    @functools.cached_property
+    def resolved(self) -> Resolved:
+        """To be asked for once the outputs of all `needs` exist.
+
+        Raises:
+            UserError: if an input is not what it must be.
+        """
+        return self.resolver()
 
 
 def cell_id(backbone: BackboneMetadata, protocol: Protocol, dataset_fingerprint: str, seed: int) -> str:
@@ -75,111 +85,118 @@ def steps(suite: Suite, data: dict[str, Path], run: Path) -> list[Step]:
     Raises:
         UserError: for an unknown protocol or recipe, or a setting that does not exist.
     """
-    protocols = [find(column.protocol, CATALOGUE).overridden(column.set) for column in suite.protocols]
-    sample = _sample_step(suite, run)
-    generated = {name for name, place in data.items() if place.parent == run / "sample"}
-
-    def needs_of(name: str) -> tuple[Step, ...]:
-        return (sample,) if name in generated else ()
-
-    backbones: list[Step] = []
-    for row, entry in suite.backbones.items():
-        for seed in suite.pretrain_seeds if entry.file is None else (None,):
-            needs = needs_of(entry.data) if entry.data is not None else ()
-            backbones.append(_backbone_step(row, entry, seed=seed, data=data, run=run, needs=needs))
-    evaluations = [
-        _evaluation_step(
-            backbone, protocol, column.data, root=data[column.data], seed=seed, run=run, needs=needs_of(column.data)
-        )
-        for backbone in backbones
-        for column, protocol in zip(suite.protocols, protocols, strict=True)
-        for seed in suite.trial_seeds
-    ]
-    return [*([sample] if generated else []), *backbones, *evaluations]
+    return _Steps(suite, data, run).all()
 
 
-def _sample_step(suite: Suite, run: Path) -> Step:
-    output = run / "sample"
-    size, seed = suite.sample_data.size, str(suite.sample_data.seed)
+class _Steps:
+    """Makes the steps of one suite. What they ask of a data set is read once for all of them."""
 
-    def resolve() -> Resolved:
-        arguments = ("data", "sample", str(output), "--size", size, "--seed", seed)
-        return Resolved(
-            id=f"sample-{size}-s{seed}", arguments=arguments, output=output, folder=run / "cells" / "sample"
-        )
+    def __init__(self, suite: Suite, data: dict[str, Path], run: Path) -> None:
+        self.suite, self.data, self.run = suite, data, run
+        self.sample = self._sample()
+        self.card = functools.cache(card)
+        self.images = functools.cache(ImageFolder.open)
 
-    return Step(title="sample data", kind="data", needs=(), resolve=resolve)
+    def all(self) -> list[Step]:
+        protocols = [find(column.protocol, CATALOGUE).overridden(column.set) for column in self.suite.protocols]
+        backbones = [
+            self._pretraining(row, entry, seed) if entry.recipe is not None else self._conversion(row, entry, seed)
+            for row, entry in self.suite.backbones.items()
+            for seed in (self.suite.pretrain_seeds if entry.file is None else (None,))
+        ]
+        evaluations = [
+            self._evaluation(backbone, protocol, column.data, seed)
+            for backbone in backbones
+            for column, protocol in zip(self.suite.protocols, protocols, strict=True)
+            for seed in (self.suite.trial_seeds if protocol.settings.seeded else self.suite.trial_seeds[:1])
+        ]
+        generated = any(self._needs(name) for name in self.data)
+        return [*([self.sample] if generated else []), *backbones, *evaluations]
 
+    def _needs(self, data_name: str) -> tuple[Step, ...]:
+        folder = sample_folder(self.suite, self.run)
+        return (self.sample,) if self.data[data_name].parent == folder else ()
 
-def _backbone_step(
-    row: str, entry: BackboneEntry, *, seed: int | None, data: dict[str, Path], run: Path, needs: tuple[Step, ...]
-) -> Step:
-    if entry.recipe is not None and entry.data is not None:
+    def _sample(self) -> Step:
+        output = sample_folder(self.suite, self.run)
+        sample = self.suite.sample_data
+        arguments = ("data", "sample", str(output), "--size", sample.size, "--seed", str(sample.seed))
+        id_ = f"sample-{output.name}"
+        resolved = Resolved(id=id_, arguments=arguments, output=output, folder=self.run / "cells" / id_)
+        return Step(title="sample data", kind="data", needs=(), resolver=lambda: resolved)
+
+    def _pretraining(self, row: str, entry: BackboneEntry, seed: int | None) -> Step:
+        assert entry.recipe is not None
+        assert entry.data is not None, "the suite has checked it"
         recipe = find_recipe(entry.recipe).overridden(entry.set)
-        source = data[entry.data]
+        source = self.data[entry.data]
 
-        def pretraining() -> Resolved:
-            content = {"recipe": recipe.computation(), "data": ImageFolder.open(source).fingerprint, "seed": seed}
+        def resolver() -> Resolved:
+            content = {"recipe": recipe.computation(), "data": self.images(source).fingerprint, "seed": seed}
             id_ = f"pretrain-{_slug(row)}-s{seed}-{_hash(content)[:12]}"
-            folder = run / "cells" / id_
-            overrides = [word for assignment in entry.set for word in ("--set", assignment)]
-            arguments = (
-                "pretrain",
-                recipe.id,
-                "--data",
-                str(source),
-                "-o",
-                str(folder),
-                "--seed",
-                str(seed),
-                *overrides,
-            )
+            folder = self.run / "cells" / id_
+            words = ("pretrain", recipe.id, "--data", str(source), "-o", str(folder), "--seed", str(seed))
+            arguments = (*words, *_assignments(entry.set))
             return Resolved(id=id_, arguments=arguments, output=folder / "backbone.safetensors", folder=folder)
 
-        title = f"pretrain {row} (seed {seed})"
-        return Step(title=title, kind="pretraining", needs=needs, resolve=pretraining, row=row, pretrain_seed=seed)
+        return Step(
+            title=f"pretrain {row} (seed {seed})",
+            kind="pretraining",
+            needs=self._needs(entry.data),
+            resolver=resolver,
+            row=row,
+            pretrain_seed=seed,
+        )
 
-    def conversion() -> Resolved:
-        if entry.file is not None:
-            path = Path(entry.file)
-            if not path.is_file():
-                raise UserError(expected=f"the checkpoint of the row {row!r}", found="none", where=path)
-            with path.open("rb") as file:
-                id_ = f"{_slug(row)}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+    def _conversion(self, row: str, entry: BackboneEntry, seed: int | None) -> Step:
+        def resolver() -> Resolved:
+            if entry.file is None:
+                id_, source = f"random-{entry.arch}-s{seed}", f"random:{entry.arch}:{seed}"
+            else:
+                source = entry.file
+                if not Path(source).is_file():
+                    raise UserError(expected=f"the checkpoint of the row {row!r}", found="none", where=source)
+                with Path(source).open("rb") as file:
+                    id_ = f"{_slug(row)}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+            output = self.run / "backbones" / f"{id_}.safetensors"
             family = ("--family", entry.family) if entry.family else ()
-            words: tuple[str, ...] = ("convert", entry.file, "--to", "backbone", *family)
-        else:
-            id_ = f"random-{entry.arch}-s{seed}"
-            words = ("convert", f"random:{entry.arch}:{seed}", "--to", "backbone")
-        output = run / "backbones" / f"{id_}.safetensors"
-        return Resolved(id=id_, arguments=(*words, "-o", str(output)), output=output, folder=run / "cells" / id_)
+            arguments = ("convert", source, "--to", "backbone", *family, "-o", str(output))
+            return Resolved(id=id_, arguments=arguments, output=output, folder=self.run / "cells" / id_)
 
-    title = f"backbone {row}" + ("" if seed is None else f" (seed {seed})")
-    return Step(title=title, kind="backbone", needs=needs, resolve=conversion, row=row, pretrain_seed=seed)
+        title = f"backbone {row}" + ("" if seed is None else f" (seed {seed})")
+        return Step(title=title, kind="backbone", needs=(), resolver=resolver, row=row, pretrain_seed=seed)
+
+    def _evaluation(self, backbone: Step, protocol: Protocol, data_name: str, seed: int) -> Step:
+        root = self.data[data_name]
+
+        def resolver() -> Resolved:
+            weights = backbone.resolved.output
+            id_ = cell_id(read_metadata(weights), protocol, self.card(protocol.settings, root).fingerprint, seed)
+            words = ("evaluate", protocol.id, "--backbone", str(weights), "--data", str(root))
+            names = ("--name", backbone.row, "--data-name", data_name, "--seed", str(seed), "-o", str(self.run))
+            return Resolved(
+                id=id_,
+                arguments=(*words, *names, *_assignments(protocol.overrides)),
+                output=self.run / "results" / f"{id_}.json",
+                folder=self.run / "cells" / id_,
+            )
+
+        known = "" if backbone.pretrain_seed is None else f"{backbone.pretrain_seed}, "
+        return Step(
+            title=f"{protocol.id} on {backbone.row} (seed {known}{seed})",
+            kind="evaluation",
+            needs=(*self._needs(data_name), backbone),
+            resolver=resolver,
+            row=backbone.row,
+            protocol=protocol,
+            data_name=data_name,
+            pretrain_seed=backbone.pretrain_seed,
+            trial_seed=seed,
+        )
 
 
-def _evaluation_step(
-    backbone: Step, protocol: Protocol, data_name: str, *, root: Path, seed: int, run: Path, needs: tuple[Step, ...]
-) -> Step:
-    def resolve() -> Resolved:
-        weights = backbone.resolve().output
-        id_ = cell_id(read_metadata(weights), protocol, card(protocol.settings, root).fingerprint, seed)
-        arguments: tuple[str, ...] = ("evaluate", protocol.id, "--backbone", str(weights), "--data", str(root))
-        arguments += ("--name", backbone.row, "--data-name", data_name, "--seed", str(seed), "-o", str(run))
-        arguments += tuple(word for assignment in protocol.overrides for word in ("--set", assignment))
-        return Resolved(id=id_, arguments=arguments, output=run / "results" / f"{id_}.json", folder=run / "cells" / id_)
-
-    seeds = f"seeds {backbone.pretrain_seed}, {seed}" if backbone.pretrain_seed is not None else f"seed {seed}"
-    return Step(
-        title=f"{protocol.id} on {backbone.row} ({seeds})",
-        kind="evaluation",
-        needs=(*needs, backbone),
-        resolve=resolve,
-        row=backbone.row,
-        protocol=protocol,
-        pretrain_seed=backbone.pretrain_seed,
-        trial_seed=seed,
-    )
+def _assignments(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word for assignment in overrides for word in ("--set", assignment))
 
 
 def _hash(content: object) -> str:

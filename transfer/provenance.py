@@ -45,7 +45,9 @@ def commit() -> tuple[str | None, bool | None]:
     tracked = _git(folder, "ls-files", "--error-unmatch", "suite.py")
     if tracked is None:
         return None, None
-    return _git(folder, "rev-parse", "HEAD"), bool(_git(folder, "status", "--porcelain", "--", ".."))
+    return _git(folder, "rev-parse", "HEAD"), bool(
+        _git(folder, "status", "--porcelain", "--untracked-files=no", "--", "..")
+    )
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

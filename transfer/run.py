@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from converters.errors import UserError
+from converters.lock import exclusive
 from reports import store
+from reports.errors import ReportError
 from reports.plan import Plan, PlannedCell
 from transfer.cells import Resolved, Step
 from transfer.launch import Running, start, stop
 from transfer.overview import Overview
 from transfer.suite import Suite
+
+_log = logging.getLogger(__name__)
 
 # Long steps first, so that the last one does not run alone.
 _ORDER = {"data": 0, "pretraining": 1, "backbone": 2, "detection": 3, "segmentation": 4, "linear": 5, "knn": 6}
@@ -57,16 +59,17 @@ class RunState:
                 status.state, status.reason = "failed", f"needs {broken[0].title}, which failed"
             elif all(self.statuses[need].state == "done" for need in step.needs) and status.resolved is None:
                 try:
-                    status.resolved = step.resolve()
-                except UserError as error:
+                    status.resolved = step.resolved
+                    status.already = _is_done(step)
+                except (UserError, ReportError, OSError) as error:
                     status.state, status.reason = "failed", str(error)
                     continue
                 twin = self._twin(step, status.resolved)
                 if twin is not None:
                     status.state = "failed"
                     status.reason = f"the same weights as {twin.title}: a second row for them says nothing"
-                elif status.resolved.output.exists():
-                    status.state, status.already = "done", True
+                elif status.already:
+                    status.state = "done"
 
     def ready(self) -> list[Step]:
         """Steps that can start now, in the order in which they should."""
@@ -96,6 +99,7 @@ class RunState:
                     row=step.row,
                     protocol=step.protocol.id,
                     overrides=step.protocol.overrides,
+                    data=step.data_name,
                     pretrain_seed=step.pretrain_seed,
                     trial_seed=step.trial_seed,
                     state=done_or_failed,
@@ -121,7 +125,7 @@ def execute(state: RunState, jobs: int) -> bool:
         Whether all steps are done.
     """
     running: dict[Step, Running] = {}
-    with _locked(state.folder), Overview(state.statuses, running) as overview:
+    with exclusive(state.folder, "run"), Overview(state.statuses, running) as overview:
         try:
             while True:
                 state.settle()
@@ -155,23 +159,20 @@ def _finish(status: Status, one: Running) -> None:
         status.state, status.reason = "failed", one.reason()
 
 
+def _is_done(step: Step) -> bool:
+    """Whether the step's output is there; a record must also be readable and hold its proof."""
+    output = step.resolved.output
+    if output.exists() and step.kind == "evaluation":
+        store.read_record(output)
+    return output.exists()
+
+
 def write_plan(state: RunState) -> None:
-    """Write `plan.json` into the run's folder, atomically."""
-    store.write_plan(state.plan(), state.folder / "plan.json")
+    """Write `plan.json` into the run's folder, atomically.
 
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; the kernel lets go of the lock however this process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                expected="no other run in this folder",
-                found="one at work",
-                where=folder,
-                cure="wait for it, or give another folder with -o",
-            ) from None
-        yield
+    Where that fails, as on a full disk, the steps under way must not be stopped for it: the next try may succeed.
+    """
+    try:
+        store.write_plan(state.plan(), state.folder / "plan.json")
+    except OSError as error:
+        _log.warning("%s: the plan could not be written (%s)", state.folder, error.strerror)

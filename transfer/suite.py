@@ -7,18 +7,22 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from converters.errors import UserError
 from converters.settings import Settings, nearest, override, parse, read_yaml
+from transfer.sample.generate import GENERATOR_VERSION, SIZES
 
 SAMPLE_SCHEME = "sample:"
 """A data set written as `sample:LAYOUT` is generated below the run's folder."""
 SAMPLE_LAYOUTS = ("images", "voc", "coco", "cityscapes")
 DATA_VARIABLE = "MOCO_TRANSFER_DATA_"
 """Prefix of the environment variables that say where a data set lies: `MOCO_TRANSFER_DATA_IMAGENET=/data/imagenet`."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class BackboneEntry(Settings):
@@ -69,7 +73,14 @@ class SampleEntry(Settings):
     """How the sample data is generated, where a data set is `sample:LAYOUT`."""
 
     size: str = "small"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
+
+    @field_validator("size")
+    @classmethod
+    def _size_known(cls, size: str) -> str:
+        if size not in SIZES:
+            raise ValueError(nearest(size, SIZES))
+        return size
 
 
 class Suite(Settings):
@@ -84,12 +95,20 @@ class Suite(Settings):
     backbones: dict[str, BackboneEntry] = Field(min_length=1)
     """Row name -> where the weights come from."""
     protocols: tuple[ProtocolEntry, ...] = Field(min_length=1)
-    pretrain_seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    pretrain_seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     """Seeds of the pretrainings and random initialisations."""
-    trial_seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Seeds of the evaluations."""
+    trial_seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    """Seeds of the evaluations; a protocol without randomness, as kNN, takes the first alone."""
     baseline: str | None = None
     """The row against which deltas are shown."""
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Self:
+        for name in ("pretrain_seeds", "trial_seeds", "protocols"):
+            entries = getattr(self, name)
+            if len(set(entries)) < len(entries):
+                raise ValueError(f"{name} holds an entry twice")
+        return self
 
     @model_validator(mode="after")
     def _names_known(self) -> Self:
@@ -134,13 +153,19 @@ def load_suite(name_or_path: str, assignments: Sequence[str] = ()) -> Suite:
     return override(suite, assignments) if assignments else suite
 
 
+def sample_folder(suite: Suite, run: Path) -> Path:
+    """Where the run's sample data lies: named after what decides its bytes."""
+    sample = suite.sample_data
+    return run / "sample" / f"{sample.size}-s{sample.seed}-v{GENERATOR_VERSION}"
+
+
 def locate_data(
     suite: Suite, given: Sequence[str], run: Path, environment: Mapping[str, str] = os.environ
 ) -> dict[str, Path]:
     """Where each data set of the suite lies.
 
     A `NAME=DIR` of `given` comes before an environment variable, and that before the suite's own word. Generated data
-    sets are below `run/sample` and need not exist yet; every other must.
+    sets are in `sample_folder` and need not exist yet; every other must. Relative folders count from the current one.
 
     Raises:
         UserError: for a malformed or unknown `--data`, a data set without a place, or a folder that does not exist.
@@ -165,7 +190,7 @@ def locate_data(
                 cure=f"give --data {name}=DIR or set {_variable(name)}",
             )
         if place.startswith(SAMPLE_SCHEME):
-            located[name] = run / "sample" / place.removeprefix(SAMPLE_SCHEME)
+            located[name] = sample_folder(suite, run) / place.removeprefix(SAMPLE_SCHEME)
         elif Path(place).is_dir():
             located[name] = Path(place)
         else:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from converters.errors import UserError
-from transfer.suite import Suite, built_in, load_suite, locate_data
+from transfer.suite import Suite, built_in, load_suite, locate_data, sample_folder
 
-MINIMAL = {
+MINIMAL: dict[str, Any] = {
     "name": "mine",
     "data": {"imagenet": None},
     "backbones": {"random": {"init": "random", "arch": "resnet18"}},
@@ -50,6 +51,10 @@ def test_the_shipped_schema_is_the_models_own() -> None:
         ({"data": {"imagenet": "sample:vocc"}}, "did you mean 'voc'?"),
         ({"backbones": {}}, "at least 1"),
         ({"name": "../up"}, "name"),
+        ({"trial_seeds": [0, 0]}, "trial_seeds holds an entry twice"),
+        ({"trial_seeds": [-1]}, "greater than or equal to 0"),
+        ({"protocols": 2 * MINIMAL["protocols"]}, "protocols holds an entry twice"),
+        ({"sample_data": {"size": "smal"}}, "did you mean 'small'?"),
     ],
 )
 def test_a_faulty_suite_is_one_line_that_names_file_and_cure(
@@ -103,4 +108,12 @@ def test_data_that_cannot_be_found_says_how_to_give_it(tmp_path: Path) -> None:
 
 def test_generated_data_lies_in_the_runs_folder(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, data={"imagenet": "sample:images"}))
-    assert locate_data(suite, [], tmp_path, {}) == {"imagenet": tmp_path / "sample" / "images"}
+    folder = sample_folder(suite, tmp_path)
+    assert tmp_path in folder.parents
+    assert locate_data(suite, [], tmp_path, {}) == {"imagenet": folder / "images"}
+
+
+@pytest.mark.parametrize("change", ["sample_data.seed=7", "sample_data.size=tiny"])
+def test_other_sample_data_lies_in_another_folder(tmp_path: Path, change: str) -> None:
+    path = write(tmp_path, data={"imagenet": "sample:images"})
+    assert sample_folder(load_suite(path), tmp_path) != sample_folder(load_suite(path, [change]), tmp_path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+
+from converters.command import seed
 
 HELP = "evaluate a backbone under one protocol"
 EXAMPLE = "moco-transfer evaluate knn-dino@1 --backbone moco.safetensors --data /data/imagenet -o runs/mine"
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/evaluate"), help="the run's folder (%(default)s)")
     parser.add_argument("--name", help="row name in tables (default: the backbone's file name)")
     parser.add_argument("--data-name", help="name of the data set in tables (default: the folder's name)")
-    parser.add_argument("--seed", type=int, default=0, help="trial seed (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="trial seed (%(default)s)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the protocol"
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         force=args.force,
+        command=shlex.join(["moco-transfer", *args.words]),
     )
     for metric in record.metrics:
         print(f"{metric.name:16} {metric.value:7.2f} {metric.unit}  (n = {metric.n})")

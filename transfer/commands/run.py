@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, help="the run's folder (default: runs/NAME)")
     parser.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="where a data set lies")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the suite")
-    parser.add_argument("--jobs", type=int, help="steps side by side (default: the GPUs, or else up to 2 of the cores)")
+    parser.add_argument("--jobs", type=int, help="steps side by side (default: the GPUs, or else up to 4 of the cores)")
     parser.add_argument("--dry-run", action="store_true", help="list the steps and do nothing")
 
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     state = RunState(suite, folder, steps(suite, locate_data(suite, args.data, folder), folder))
     if args.dry_run:
         return _dry_run(state)
-    jobs = args.jobs if args.jobs is not None else len(gpus()) or min(cores(), 2)
+    jobs = args.jobs if args.jobs is not None else len(gpus()) or min(cores(), 4)
     if jobs < 1:
         raise UserError(expected="at least one job", found=str(jobs), where="--jobs")
     complete = execute(state, jobs)
@@ -78,4 +78,4 @@ def _dry_run(state: RunState) -> int:
             word = "pending"
             told = "waits for " + ", ".join(need.title for need in step.needs)
         print(f"{word:8} {step.title}\n         {told}")
-    return 0
+    return int(any(status.state == "failed" for status in state.statuses.values()))

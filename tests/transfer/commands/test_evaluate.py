@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_folders.make(tmp_path_factory.mktemp("images"), train=4, val=3)
 
 
-def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    words = ["evaluate", *map(str, arguments)]
-    monkeypatch.setattr(sys, "argv", ["moco-transfer", *words])
-    return main(words)
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
 
 
 def the_record(run: Path) -> dict[str, object]:
@@ -37,15 +34,15 @@ def the_record(run: Path) -> dict[str, object]:
 
 
 def test_the_record_holds_number_proof_and_command(
-    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "runs" / "mine"
     words = ["knn-dino@1", "--backbone", "random:resnet18:3", "--data", images, "-o", run, "--name", "my row", *KNN]
     # The headline is top-1 at k = 20, which no longer exists under these settings.
-    assert evaluate(monkeypatch, *words) == 2
+    assert evaluate(*words) == 2
     capsys.readouterr()
     words[-8:] = ["--set", "k=[1, 20]", *KNN[2:]]
-    assert evaluate(monkeypatch, *words) == 0
+    assert evaluate(*words) == 0
     record = the_record(run)
 
     backbone = families.random_backbone("resnet18", 3)
@@ -54,7 +51,7 @@ def test_the_record_holds_number_proof_and_command(
     assert receipt["backbone"] == receipt["live"] == receipt["after"] == backbone.fingerprint  # type: ignore[index]
     assert record["backbone"]["name"] == "my row"  # type: ignore[index]
     assert record["pretrain_seed"] == 3
-    assert record["protocol"]["overrides"] == ["k=[1, 20]", "resize=32", "crop=32", "workers=0"]  # type: ignore[index]
+    assert record["protocol"]["overrides"] == ["crop=32", "k=[1, 20]", "resize=32", "workers=0"]  # type: ignore[index]
     assert shlex.split(record["provenance"]["command"]) == ["moco-transfer", "evaluate", *map(str, words)]  # type: ignore[index]
 
     # The number itself, made again with torchvision and scikit-learn.
@@ -74,10 +71,23 @@ def test_the_record_holds_number_proof_and_command(
     # A record that exists is not made again.
     (path,) = (run / "results").glob("*.json")
     before = path.stat().st_mtime_ns
-    assert evaluate(monkeypatch, *words) == 0
+    assert evaluate(*words) == 0
     assert path.stat().st_mtime_ns == before
     shown = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert ["top1_k1", f"{expected:.2f}"] in shown
+
+    # Nor does it answer to another name.
+    words[words.index("my row")] = "another row"
+    assert evaluate(*words) == 2
+    assert "one named 'my row'" in capsys.readouterr().err
+
+
+def test_a_seed_is_a_whole_number_from_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("-1", "1.5", "9" * 5000):
+        with pytest.raises(SystemExit) as caught:
+            evaluate("knn-dino@1", "--seed", wrong)
+        assert caught.value.code == 2
+        assert "whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -90,13 +100,13 @@ def test_the_record_holds_number_proof_and_command(
         ({"--set": "temprature=1"}, "did you mean 'temperature'?"),
         ({"--set": "temperature"}, "KEY=VALUE"),
         ({"--device": "gpu"}, "cpu, cuda or cuda:N"),
+        ({"--device": "mps"}, "cpu, cuda or cuda:N"),
         ({"--backbone": None}, "--backbone"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(
     tmp_path: Path,
     images: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     changes: dict[str, str | None],
     told: str,
@@ -104,15 +114,15 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     options: dict[str, object] = {"--backbone": "random:resnet18", "--data": images, "-o": tmp_path / "run"} | changes  # type: ignore[assignment]
     protocol = options.pop("protocol", "knn-dino@1")
     words = [word for pair in options.items() if pair[1] is not None for word in pair]
-    assert evaluate(monkeypatch, protocol, *words) == 2
+    assert evaluate(protocol, *words) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_list_names_every_protocol(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     from evaluators.protocols import CATALOGUE
 
-    assert evaluate(monkeypatch, "--list") == 0
+    assert evaluate("--list") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CATALOGUE)
