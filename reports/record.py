@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -64,6 +64,31 @@ class DatasetCard(Frozen):
     images: dict[str, int]
 
 
+class PreprocessCard(Frozen):
+    """How images entered the live model: channel order, and mean and std on the scale of `value_range`."""
+
+    channel_order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    value_range: tuple[float, float]
+
+
+class ReceiptCard(Frozen):
+    """The proof: what was read back from the live model; the JSON form of `converters.receipt.Receipt`."""
+
+    framework: str
+    backbone: str
+    """Fingerprint of the backbone that the evaluation was given."""
+    live: str
+    """Fingerprint of the tensors read back before the first iteration."""
+    tensors: int = Field(ge=1)
+    """How many were read back."""
+    preprocess: PreprocessCard
+    stride_in_1x1: bool
+    after: str | None = None
+    """Fingerprint after a frozen evaluation; None where the weights are tuned."""
+
+
 class Provenance(Frozen):
     """How to make the number again, and on what it was made."""
 
@@ -88,6 +113,6 @@ class Record(Frozen):
     pretrain_seed: int | None
     trial_seed: int
     metrics: tuple[MetricValue, ...]
-    receipt: dict[str, Any]
+    receipt: ReceiptCard
     notes: tuple[str, ...] = ()
     provenance: Provenance

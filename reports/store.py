@@ -20,10 +20,14 @@ from reports.files import write_whole
 from reports.plan import Plan
 from reports.record import SCHEMA_VERSION, Frozen, Record
 
+FROZEN_TASKS = ("knn", "linear")
+"""Tasks that leave the backbone as it is, which their receipt shows by its fingerprint after the evaluation."""
+
 UNDERSTOOD = (SCHEMA_VERSION,)
 """Schema versions of a record that can be read."""
 
 _CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_NO_PROOF = "there is no number without proof: evaluate this cell again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 F = TypeVar("F", bound=Frozen)
@@ -37,7 +41,8 @@ def record_path(results: Path, cell_id: str) -> Path:
 def write_record(record: Record, results: Path, *, overwrite: bool = False) -> Path:
     """Write a record into the folder `results`, which is made if absent.
 
-    Writing the same record twice is fine, also from two processes at once.
+    A record that is there already is left alone where its bytes are the same, also when two processes write at once.
+    The same evaluation done twice gives other bytes, as it took another time: the second is refused.
 
     Args:
         record: with its proof (see `check_proof`).
@@ -48,7 +53,7 @@ def write_record(record: Record, results: Path, *, overwrite: bool = False) -> P
         The path of the file.
 
     Raises:
-        ReportError: for a record without proof or with NaN, or if another record of this cell is there.
+        ReportError: for a record without proof or with NaN, or if other bytes lie under this cell's name.
     """
     path = record_path(results, record.cell_id)
     content = to_json(record, path).encode()
@@ -72,7 +77,7 @@ def read_record(path: Path) -> Record:
 
     Raises:
         ReportError: naming the file, if it is absent, no whole JSON, no record, of a schema version not understood,
-            holds NaN or infinity, or has no proof.
+            holds NaN or infinity, has no proof, or lies under another name than that of its cell.
     """
     data = _read_json(path)
     version = data.get("schema_version")
@@ -87,6 +92,13 @@ def read_record(path: Path) -> Record:
         )
     record = _validate(Record, data, path)
     _check(record, path)
+    if path.name != f"{record.cell_id}.json":
+        raise ReportError(
+            expected=f"the record of the cell {path.stem}",
+            found=f"that of {record.cell_id}",
+            where=path,
+            cure=f"name it {record.cell_id}.json, or remove it if it is a copy",
+        )
     return record
 
 
@@ -94,25 +106,12 @@ def read_records(results: Path) -> tuple[Record, ...]:
     """All records in a folder, ordered by cell id. Files that are still being written are left aside.
 
     Raises:
-        ReportError: if there is no such folder, for any file that `read_record` refuses, or if two files hold
-            different records of one cell.
+        ReportError: if there is no such folder, or for any file that `read_record` refuses.
     """
     if not results.is_dir():
         raise ReportError(expected="a folder of records", found="none", where=results, cure="check the path")
-    found: dict[str, tuple[Path, Record]] = {}
-    for path in sorted(results.glob("*.json")):
-        if path.name.startswith("."):
-            continue
-        record = read_record(path)
-        first, known = found.setdefault(record.cell_id, (path, record))
-        if known != record:
-            raise ReportError(
-                expected=f"one record of the cell {record.cell_id}",
-                found=f"another one in {first.name}",
-                where=path,
-                cure="keep one of the two files",
-            )
-    return tuple(record for _, (_, record) in sorted(found.items()))
+    paths = [path for path in results.glob("*.json") if not path.name.startswith(".")]
+    return tuple(sorted(map(read_record, paths), key=lambda record: record.cell_id))
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -150,22 +149,25 @@ def to_json(content: Frozen, where: Path) -> str:
 def check_proof(record: Record, where: Path) -> None:
     """No number without proof: the receipt must show the backbone's own fingerprint, read back from the live model.
 
+    A frozen evaluation must show it once more, read back at the end.
+
     Raises:
         ReportError: naming the file and the entry that differs.
     """
     expected = record.backbone.fingerprint
     if not _SHA256.fullmatch(expected):
         raise ReportError(expected="a backbone fingerprint (64 hex digits)", found=repr(expected), where=where)
-    shown = {name: record.receipt.get(name) for name in ("backbone", "live")}
-    if record.receipt.get("after") is not None:
-        shown["after"] = record.receipt["after"]
+    receipt = record.receipt
+    shown: dict[str, str | None] = {"backbone": receipt.backbone, "live": receipt.live}
+    if receipt.after is not None or record.protocol.task in FROZEN_TASKS:
+        shown["after"] = receipt.after
     for name, found in shown.items():
         if found != expected:
             raise ReportError(
                 expected=f"a receipt whose {name!r} is the backbone's fingerprint {expected[:12]}",
-                found="nothing" if found is None else str(found)[:12],
+                found=(found or "nothing")[:12],
                 where=where,
-                cure="there is no number without proof: evaluate this cell again",
+                cure=_NO_PROOF,
             )
 
 
@@ -221,6 +223,7 @@ def _validate(model: type[F], data: dict[str, Any], path: Path) -> F:
             expected=f"a {model.__name__.lower()} with a valid {location!r}",
             found=f"{found} ({first['msg'].lower()})",
             where=path,
+            cure=_NO_PROOF if first["loc"][:1] == ("receipt",) else None,
         ) from None
 
 

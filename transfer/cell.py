@@ -16,7 +16,7 @@ from evaluators.datasets.card import card
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.protocol import Protocol
 from reports import store
-from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, Record
+from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, ReceiptCard, Record
 from transfer import provenance
 from transfer.cells import cell_id
 
@@ -77,7 +77,7 @@ def evaluate_cell(
         pretrain_seed=backbone.origin.pretrain_seed,
         trial_seed=seed,
         metrics=_metrics(outcome),
-        receipt=outcome.receipt.model_dump(mode="json"),
+        receipt=ReceiptCard.model_validate(outcome.receipt.model_dump()),
         notes=outcome.notes,
         provenance=Provenance(
             command=command,

@@ -6,11 +6,34 @@ import hashlib
 from typing import Any
 
 from reports.plan import Plan, PlannedCell
-from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, Record
+from reports.record import (
+    BackboneCard,
+    DatasetCard,
+    MetricValue,
+    PreprocessCard,
+    ProtocolCard,
+    Provenance,
+    ReceiptCard,
+    Record,
+)
 
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def receipt(weights: str, after: str | None) -> ReceiptCard:
+    return ReceiptCard(
+        framework="torchvision",
+        backbone=weights,
+        live=weights,
+        tensors=265,
+        preprocess=PreprocessCard(
+            channel_order="RGB", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), value_range=(0, 1)
+        ),
+        stride_in_1x1=False,
+        after=after,
+    )
 
 
 def record(
@@ -58,15 +81,7 @@ def record(
             MetricValue(name="score", value=value, unit=unit, higher_is_better=higher_is_better, n=50),
             *others,
         ),
-        receipt={
-            "framework": "torchvision",
-            "backbone": weights,
-            "live": weights,
-            "tensors": 265,
-            "preprocess": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406]},
-            "stride_in_1x1": False,
-            "after": weights,
-        },
+        receipt=receipt(weights, after=weights if task in ("knn", "linear") else None),
         notes=notes,
         provenance=Provenance(
             command=f"moco-transfer evaluate {protocol} --backbone b.safetensors --seed {seed}",

@@ -116,7 +116,7 @@ def test_the_proof_is_complete() -> None:
     for expected in (
         made.backbone.fingerprint,
         made.dataset.fingerprint,
-        made.receipt["framework"],
+        made.receipt.framework,
         "preprocess.channel_order",
         "0.485, 0.456, 0.406",
         made.protocol.citation,

@@ -12,12 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reports.errors import ReportError
-from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, Record
+from reports.record import (
+    BackboneCard,
+    DatasetCard,
+    MetricValue,
+    PreprocessCard,
+    ProtocolCard,
+    Provenance,
+    ReceiptCard,
+    Record,
+)
 from reports.store import read_plan, read_record, read_records, record_path, write_plan, write_record
 from tests.reports.made import plan, planned, record, sha
 
 text = st.text(max_size=20)
 number = st.floats(allow_nan=False, allow_infinity=False)
+triple = st.tuples(number, number, number)
 seed = st.integers(0, 2**40)
 json_value = st.recursive(
     st.none() | st.booleans() | st.integers() | number | text,
@@ -65,12 +75,20 @@ def records(draw: st.DrawFn) -> Record:
             )
             for name in names
         ),
-        receipt={
-            **draw(json_object),
-            "backbone": weights,
-            "live": weights,
-            "after": draw(st.sampled_from([None, weights])),
-        },
+        receipt=ReceiptCard(
+            framework=draw(text),
+            backbone=weights,
+            live=weights,
+            tensors=draw(st.integers(1, 10**6)),
+            preprocess=PreprocessCard(
+                channel_order=draw(text),
+                mean=draw(triple),
+                std=draw(triple),
+                value_range=draw(st.tuples(number, number)),
+            ),
+            stride_in_1x1=draw(st.booleans()),
+            after=draw(st.sampled_from([None, weights])),
+        ),
         notes=tuple(draw(st.lists(text, max_size=2))),
         provenance=Provenance(
             command=draw(text),
@@ -121,15 +139,13 @@ def test_tuples_in_settings_count_as_the_lists_that_json_makes_of_them(tmp_path:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", ["settings", "receipt", "origin"])
+@pytest.mark.parametrize("place", ["settings", "origin"])
 def test_nan_and_infinity_are_refused_on_writing_in_untyped_fields_too(
     tmp_path: Path, value: float, place: str
 ) -> None:
     made = record()
     if place == "settings":
         made = record(settings={"a": ({"b": value},)})
-    elif place == "receipt":
-        made = made.model_copy(update={"receipt": {**made.receipt, "seen": [value]}})
     else:
         made = made.model_copy(update={"backbone": made.backbone.model_copy(update={"origin": {"x": value}})})
     with pytest.raises(ReportError, match="finite number"):
@@ -195,20 +211,54 @@ def test_an_unknown_key_and_a_number_in_quotes_are_refused(tmp_path: Path) -> No
         read_record(path)
 
 
+@pytest.mark.parametrize("task", ["knn", "linear", "detection", "segmentation"])
 @pytest.mark.parametrize(
-    "receipt",
+    "wrong",
     [
-        {},
-        {"backbone": sha("a")},
-        {"live": sha("a")},
-        {"backbone": sha("a"), "live": sha("b")},
-        {"backbone": sha("b"), "live": sha("a")},
-        {"backbone": sha("a"), "live": sha("a"), "after": sha("b")},
-        {"backbone": sha("a"), "live": sha("a"), "after": ""},
+        {"live": sha("b")},
+        {"backbone": sha("b")},
+        {"backbone": sha("b"), "live": sha("b")},
+        {"after": sha("b")},
+        {"after": ""},
     ],
 )
-def test_no_number_without_proof(tmp_path: Path, receipt: dict[str, str]) -> None:
-    made = record(weights=sha("a")).model_copy(update={"receipt": receipt})
+def test_no_number_without_proof(tmp_path: Path, wrong: dict[str, str], task: str) -> None:
+    _refused_without_proof(record(weights=sha("a"), protocol=f"{task}-x@1"), wrong, tmp_path)
+
+
+@pytest.mark.parametrize("task", ["knn", "linear"])
+def test_a_frozen_evaluation_shows_that_the_backbone_did_not_change(tmp_path: Path, task: str) -> None:
+    _refused_without_proof(record(weights=sha("a"), protocol=f"{task}-x@1"), {"after": None}, tmp_path)
+
+
+def test_a_tuned_backbone_has_no_fingerprint_at_the_end(tmp_path: Path) -> None:
+    made = record(protocol="detection-x@1")
+    assert made.receipt.after is None
+    assert read_record(write_record(made, tmp_path)) == made
+
+
+@pytest.mark.parametrize(
+    "key", ["framework", "backbone", "live", "tensors", "preprocess", "stride_in_1x1", "preprocess.std"]
+)
+def test_a_receipt_says_all_that_was_read_back(tmp_path: Path, key: str) -> None:
+    path = write_record(record(), tmp_path)
+    data = json.loads(path.read_text())
+    inside = data["receipt"]["preprocess"] if "." in key else data["receipt"]
+    del inside[key.removeprefix("preprocess.")]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ReportError, match=rf"'receipt.{key}', found nothing .*; there is no number without proof"):
+        read_record(path)
+
+
+def test_a_receipt_of_no_tensor_is_none(tmp_path: Path) -> None:
+    path = write_record(record(), tmp_path)
+    path.write_text(path.read_text().replace('"tensors": 265', '"tensors": 0'))
+    with pytest.raises(ReportError, match=r"'receipt.tensors', found 0"):
+        read_record(path)
+
+
+def _refused_without_proof(made: Record, wrong: dict[str, str | None], tmp_path: Path) -> None:
+    made = made.model_copy(update={"receipt": made.receipt.model_copy(update=wrong)})
     with pytest.raises(ReportError, match="no number without proof"):
         write_record(made, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -256,16 +306,14 @@ def test_no_folder_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
         read_record(tmp_path / "absent.json")
 
 
-def test_copies_of_one_cell(tmp_path: Path) -> None:
-    path = write_record(record(value=60.0), tmp_path)
+def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = write_record(record(), tmp_path)
     copy = tmp_path / "copy.json"
     copy.write_bytes(path.read_bytes())
-    assert len(read_records(tmp_path)) == 1
-    copy.write_text(path.read_text().replace("60.0", "61.0"))
-    with pytest.raises(ReportError) as error:
-        read_records(tmp_path)
-    assert path.name in str(error.value)
-    assert copy.name in str(error.value)
+    assert read_record(path) == record()
+    for read in (lambda: read_record(copy), lambda: read_records(tmp_path)):
+        with pytest.raises(ReportError, match=rf"^{copy}: expected the record of the cell copy, found that of"):
+            read()
 
 
 def _write_often(results: Path, value: float, start: object) -> None:
