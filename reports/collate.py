@@ -8,14 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from reports.columns import Column, arrange, describe, headline
+from reports.columns import Column, arrange, headline
+from reports.current import by_seeds, choose
 from reports.errors import ReportError
 from reports.numbers import same_when_shown, short
 from reports.plan import Plan, PlannedCell
 from reports.record import Record
-
-_Place = tuple[str, str, tuple[str, ...], int | None, int]
-"""Row, protocol, overrides, pretrain seed, trial seed."""
 
 _ORIGIN = ("method", "recipe", "epochs", "pretrain_data")
 """What must be the same for all seeds of a row."""
@@ -39,30 +37,40 @@ class Cell:
     """Nothing else in the column prints a better number, and something prints a worse one."""
 
     @property
+    def runs(self) -> tuple[Record, ...]:
+        """The records that count: kNN draws nothing at random, so its other trial seeds only repeat a run."""
+        found: dict[tuple[object, ...], Record] = {}
+        for record in self.records:
+            alone = None if record.protocol.task == "knn" else record.trial_seed
+            key = record.pretrain_seed, alone, record.backbone.fingerprint, headline(record).value
+            found.setdefault(key, record)
+        return tuple(found.values())
+
+    @property
     def numbers(self) -> tuple[float, ...]:
-        """The headline metric of each record."""
-        return tuple(headline(record).value for record in self.records)
+        """The headline metric of each run."""
+        return tuple(headline(record).value for record in self.runs)
 
     @property
     def n(self) -> int:
-        """How many records the mean is taken over."""
-        return len(self.records)
+        """How many runs the mean is taken over."""
+        return len(self.runs)
 
     @property
     def mean(self) -> float | None:
-        """Over the records; None without any."""
+        """Over the runs; None without any."""
         return statistics.mean(self.numbers) if self.records else None
 
     @property
     def std(self) -> float | None:
-        """The sample standard deviation (divisor n - 1); None for fewer than two records."""
+        """The sample standard deviation (divisor n - 1); None for fewer than two runs."""
         return statistics.stdev(self.numbers) if self.n >= 2 else None
 
     @property
     def over(self) -> str:
-        """What the records differ in: `pretrain seeds`, `trial seeds`, both, or nothing for a single record."""
-        pretrain = len({record.pretrain_seed for record in self.records}) > 1
-        trial = len({record.trial_seed for record in self.records}) > 1
+        """What the runs differ in: `pretrain seeds`, `trial seeds`, both, or nothing for a single run."""
+        pretrain = len({record.pretrain_seed for record in self.runs}) > 1
+        trial = len({record.trial_seed for record in self.runs}) > 1
         return {
             (False, False): "",
             (True, False): "pretrain seeds",
@@ -114,7 +122,7 @@ class Table:
     def weights(self, row: str) -> tuple[str, ...]:
         """The fingerprints behind a row, by pretrain seed."""
         records = [record for column in self.columns for record in self.cell(row, column).records]
-        return tuple(dict.fromkeys(record.backbone.fingerprint for record in sorted(records, key=_by_seeds)))
+        return tuple(dict.fromkeys(record.backbone.fingerprint for record in sorted(records, key=by_seeds)))
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -139,7 +147,8 @@ def collate(
     Raises:
         ReportError: for a baseline that is no row, or two records for one place in the table.
     """
-    records, choices = _current(records, plan)
+    current = choose(records, plan)
+    records = current.records
     columns = arrange(records, plan)
     rows = _rows(records, plan)
     baseline = baseline if baseline is not None else plan.baseline if plan else None
@@ -155,12 +164,26 @@ def collate(
     for record in records:
         held[record.backbone.name, columns.of_record[record.cell_id]].append(record)
     gaps: dict[tuple[str, str], list[PlannedCell]] = defaultdict(list)
-    for place, planned in enumerate(plan.cells if plan else ()):
-        gaps[planned.row, columns.of_planned[place]].append(planned)
+    asked: set[tuple[str, str]] = set()
+    for position, planned in enumerate(plan.cells if plan else ()):
+        place = planned.row, columns.of_planned[position]
+        asked.add(place)
+        if position in current.unfilled:
+            gaps[place].append(planned)
 
     cells: dict[tuple[str, str], Cell] = {}
     for column in columns.ordered:
-        filled = {row: _fill(row, column, held[row, column.name], gaps[row, column.name], plan) for row in rows}
+        filled = {
+            row: Cell(
+                row=row,
+                column=column,
+                records=tuple(held[row, column.name]),
+                failed=tuple(gap for gap in gaps[row, column.name] if gap.state == "failed"),
+                missing=tuple(gap for gap in gaps[row, column.name] if gap.state != "failed"),
+                planned=plan is None or (row, column.name) in asked,
+            )
+            for row in rows
+        }
         for row, cell in _compare(filled, column, baseline).items():
             cells[row, column.name] = cell
     table = Table(
@@ -170,91 +193,15 @@ def collate(
         columns=columns.ordered,
         cells=cells,
         baseline=baseline,
-        warnings=(*columns.warnings, *_mixed_rows(records), *choices),
+        warnings=(*columns.warnings, *_mixed_rows(records), *current.warnings),
     )
     return table
-
-
-def _current(records: Sequence[Record], plan: Plan | None) -> tuple[list[Record], list[str]]:
-    """At most one record for each place (row, column, seeds), and what a reader must know about the choice.
-
-    A run's folder can hold records of weights, settings or data that were replaced since: the plan names the current
-    cell of a place, and the others are left out.
-    """
-    wanted: dict[_Place, set[str]] = defaultdict(set)
-    finished = {record.cell_id: record for record in records}
-    for cell in plan.cells if plan else ():
-        places = [(cell.row, cell.protocol, tuple(sorted(cell.overrides)), cell.pretrain_seed, cell.trial_seed)]
-        if cell.cell_id in finished:
-            # A checkpoint may itself name the seed of its pretraining, where the plan of the run knows none.
-            places.append(_place(finished[cell.cell_id]))
-        for planned in places:
-            # A cell whose weights do not exist yet has no id: its plan says nothing about a record that is there.
-            wanted[planned] |= {cell.cell_id} if cell.cell_id else set()
-    groups = {place[:3] for place in wanted}
-    kept: list[Record] = []
-    warnings: list[str] = []
-    for record in sorted(records, key=_by_seeds):
-        row, protocol, overrides, *_ = place = _place(record)
-        where = f"{row}, {protocol}, {describe(record)}"
-        if wanted.get(place) and record.cell_id not in wanted[place]:
-            warnings.append(
-                f"{where}: left out {record.cell_id}.json, which is not the cell that this run's plan names."
-            )
-            continue
-        if (row, protocol, overrides) in groups and place not in wanted:
-            warnings.append(f"{where}: counted, but these seeds are not in the plan of this run.")
-        kept.append(record)
-    _refuse_rivals(kept)
-    return kept, warnings
-
-
-def _refuse_rivals(records: Iterable[Record]) -> None:
-    columns = arrange(list(records), None).of_record
-    first: dict[tuple[str, str, int | None, int], Record] = {}
-    for record in records:
-        column = columns[record.cell_id]
-        rival = first.setdefault((record.backbone.name, column, record.pretrain_seed, record.trial_seed), record)
-        if rival is not record:
-            raise ReportError(
-                expected=f"one record of {record.backbone.name!r} under {column} with {describe(record)}",
-                found=" and ".join(
-                    f"{one.cell_id}.json with the weights {short(one.backbone.fingerprint)}" for one in (rival, record)
-                ),
-                cure="give the backbones different names, or remove the record that is out of date",
-            )
-
-
-def _place(record: Record) -> _Place:
-    protocol = record.protocol
-    overrides = tuple(sorted(protocol.overrides))
-    return record.backbone.name, protocol.id, overrides, record.pretrain_seed, record.trial_seed
 
 
 def _rows(records: Iterable[Record], plan: Plan | None) -> tuple[str, ...]:
     """The plan's order, then the other names by alphabet."""
     planned = [*plan.rows, *(cell.row for cell in plan.cells)] if plan else []
     return tuple(dict.fromkeys([*planned, *sorted({record.backbone.name for record in records})]))
-
-
-def _fill(
-    row: str, column: Column, records: Iterable[Record], planned: Sequence[PlannedCell], plan: Plan | None
-) -> Cell:
-    records = tuple(sorted(records, key=_by_seeds))
-    # A record counts more than the plan, which may be older: a run can be killed before it writes a new one.
-    ids = {record.cell_id for record in records}
-    seeds = {(record.pretrain_seed, record.trial_seed) for record in records}
-    open_cells = [
-        cell for cell in planned if cell.cell_id not in ids and (cell.pretrain_seed, cell.trial_seed) not in seeds
-    ]
-    return Cell(
-        row=row,
-        column=column,
-        records=records,
-        failed=tuple(cell for cell in open_cells if cell.state == "failed"),
-        missing=tuple(cell for cell in open_cells if cell.state != "failed"),
-        planned=plan is None or bool(planned),
-    )
 
 
 def _compare(cells: dict[str, Cell], column: Column, baseline: str | None) -> dict[str, Cell]:
@@ -296,7 +243,3 @@ def _mixed_rows(records: Iterable[Record]) -> Iterator[str]:
         if len(found) > 1:
             said = ", ".join(short(value) if len(value) == 64 else value or "none" for value in sorted(found))
             yield f"{row}: the backbones of this row differ in their {entry} ({said})."
-
-
-def _by_seeds(record: Record) -> tuple[bool, int, int, str]:
-    return record.pretrain_seed is not None, record.pretrain_seed or 0, record.trial_seed, record.cell_id

@@ -16,6 +16,10 @@ from reports.record import DatasetCard, MetricValue, ProtocolCard, Record
 _TASKS = ("knn", "linear", "detection", "segmentation")
 
 
+_Wanted = tuple[str, tuple[str, ...], str]
+"""Of a planned cell: protocol, overrides, name of the data set."""
+
+
 class ColumnKey(NamedTuple):
     """What two records must have in common for their numbers to stand below each other."""
 
@@ -25,6 +29,8 @@ class ColumnKey(NamedTuple):
     """As JSON; guards against a protocol that was changed without a new version."""
     data: str = ""
     """Fingerprint of the data set."""
+    planned_data: str = ""
+    """Name of the data set, where nothing but the plan tells of the column yet."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +101,16 @@ def arrange(records: Sequence[Record], plan: Plan | None) -> Columns:
     for record in records:
         members[_key(record)].append(record)
     gaps = plan.cells if plan else ()
-    planned = [(cell.protocol, tuple(sorted(cell.overrides))) for cell in gaps]
-    named = {protocol for protocol, _ in planned}
-    bare = [(protocol, ()) for protocol in (plan.columns if plan else ()) if protocol not in named]
-    for protocol, overrides in dict.fromkeys([*planned, *bare]):
-        if not any((key.protocol, key.overrides) == (protocol, overrides) for key in members):
-            members[ColumnKey(protocol, overrides)] = []
+    planned = [(cell.protocol, tuple(sorted(cell.overrides)), cell.data) for cell in gaps]
+    named = {protocol for protocol, *_ in planned}
+    bare = [(protocol, (), "") for protocol in (plan.columns if plan else ()) if protocol not in named]
+    fitting: dict[_Wanted, list[ColumnKey]] = {}
+    for wanted in dict.fromkeys([*planned, *bare]):
+        fitting[wanted] = [key for key in members if _fits(key, members[key], wanted)]
+        if not fitting[wanted]:
+            protocol, overrides, data = wanted
+            fitting[wanted] = [ColumnKey(protocol, overrides, planned_data=data)]
+            members[fitting[wanted][0]] = []
 
     order = {protocol: place for place, protocol in enumerate(plan.columns)} if plan else {}
     keys = sorted(members, key=lambda key: (order.get(key.protocol, len(order)), _rank(key, members[key])))
@@ -108,12 +118,19 @@ def arrange(records: Sequence[Record], plan: Plan | None) -> Columns:
     titles = _titles(keys, members, names)
     columns = tuple(_column(key, members[key], names[key], titles[key]) for key in keys)
     of_record = {record.cell_id: names[key] for key in keys for record in members[key]}
-    first = {(key.protocol, key.overrides): names[key] for key in reversed(keys)}
+    first = {wanted: names[min(found, key=keys.index)] for wanted, found in fitting.items()}
     of_planned = {
         place: of_record.get(cell.cell_id or "", first[wanted])
         for place, (cell, wanted) in enumerate(zip(gaps, planned, strict=True))
     }
     return Columns(columns, of_record, of_planned, tuple(_warnings(keys, members, names)))
+
+
+def _fits(key: ColumnKey, members: Sequence[Record], wanted: _Wanted) -> bool:
+    """Whether a column can hold a planned cell; a plan that names no data set leaves the choice open."""
+    protocol, overrides, data = wanted
+    names = {record.dataset.name for record in members} or {key.planned_data}
+    return (key.protocol, key.overrides) == (protocol, overrides) and (not data or data in names)
 
 
 def describe(cell: PlannedCell | Record) -> str:
@@ -128,10 +145,10 @@ def _key(record: Record) -> ColumnKey:
     return ColumnKey(protocol.id, tuple(sorted(protocol.overrides)), settings, record.dataset.fingerprint)
 
 
-def _rank(key: ColumnKey, members: Sequence[Record]) -> tuple[int, str, tuple[str, ...], int, str, str]:
+def _rank(key: ColumnKey, members: Sequence[Record]) -> tuple[int, str, tuple[str, ...], int, str, str, str]:
     task = members[0].protocol.task if members else key.protocol.partition("-")[0]
     place = _TASKS.index(task) if task in _TASKS else len(_TASKS)
-    return place, key.protocol, key.overrides, -len(members), key.data, key.settings
+    return place, key.protocol, key.overrides, -len(members), key.data, key.settings, key.planned_data
 
 
 def _names(keys: Iterable[ColumnKey], members: dict[ColumnKey, list[Record]]) -> dict[ColumnKey, str]:
@@ -144,7 +161,7 @@ def _names(keys: Iterable[ColumnKey], members: dict[ColumnKey, list[Record]]) ->
         if key.overrides:
             name += f" modified: {', '.join(key.overrides)}"
         if twins[key.protocol, key.overrides] > 1:
-            name += f" on {members[key][0].dataset.name} {short(key.data)}"
+            name += f" on {_data(key, members[key])}"
         # Same protocol, same overrides, same data: only the settings are left.
         same = sorted(other.settings for other in keys if other._replace(settings=key.settings) == key)
         if len(same) > 1:
@@ -153,11 +170,19 @@ def _names(keys: Iterable[ColumnKey], members: dict[ColumnKey, list[Record]]) ->
     return names
 
 
+def _data(key: ColumnKey, members: Sequence[Record]) -> str:
+    """The data of a column in words; its plan may name none."""
+    return f"{members[0].dataset.name} {short(key.data)}" if members else key.planned_data or "other data"
+
+
 def _titles(
     keys: Sequence[ColumnKey], members: dict[ColumnKey, list[Record]], names: dict[ColumnKey, str]
 ) -> dict[ColumnKey, str]:
     """The protocol's own title where it is unique; else the title with what tells it apart."""
-    plain = {key: members[key][0].protocol.title if members[key] else key.protocol for key in keys}
+    known = {key.protocol: members[key][0].protocol.title for key in reversed(keys) if members[key]}
+    plain = {
+        key: members[key][0].protocol.title if members[key] else known.get(key.protocol, key.protocol) for key in keys
+    }
     protocols = {title: {key.protocol for key in keys if plain[key] == title} for title in plain.values()}
     titles: dict[ColumnKey, str] = {}
     for key, title in plain.items():
@@ -188,10 +213,11 @@ def _warnings(
 ) -> Iterable[str]:
     twins: dict[tuple[str, tuple[str, ...]], list[ColumnKey]] = defaultdict(list)
     for key in keys:
-        twins[key.protocol, key.overrides].append(key)
+        if members[key]:
+            twins[key.protocol, key.overrides].append(key)
     for (protocol, _), group in twins.items():
         if len({key.data for key in group}) > 1:
-            data = sorted({f"{members[key][0].dataset.name} {short(key.data)}" for key in group})
+            data = sorted({_data(key, members[key]) for key in group})
             yield (
                 f"{protocol}: the records were made on different data ({', '.join(data)}). They stand in columns of "
                 "their own and are not to be compared."

@@ -76,6 +76,10 @@ def notes(table: Table) -> list[str]:
     for cell in table:
         for record in cell.records:
             seen.update((cell.column.title, note) for note in record.notes)
+        if repeated := len(cell.records) - cell.n:
+            seen[
+                cell.column.title, "kNN draws nothing at random: other trial seeds repeat a run, and are not counted"
+            ] += repeated
     return [f"{title}: {note} ({n} {'run' if n == 1 else 'runs'})" for (title, note), n in seen.items()]
 
 

@@ -101,6 +101,7 @@ def planned(record: Record, state: str = "done", reason: str = "", log: str = ""
         row=record.backbone.name,
         protocol=record.protocol.id,
         overrides=record.protocol.overrides,
+        data=record.dataset.name,
         pretrain_seed=record.pretrain_seed,
         trial_seed=record.trial_seed,
         state=state,

@@ -27,7 +27,8 @@ def column_names(table: Table) -> list[str]:
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
 def test_mean_and_std_are_those_of_numpy(values: list[float]) -> None:
-    found = cell(collate([record(value=value, seed=seed) for seed, value in enumerate(values)]), "MoCo v2")
+    records = [record(protocol="linear-m@1", value=value, seed=seed) for seed, value in enumerate(values)]
+    found = cell(collate(records), "MoCo v2", "linear-m@1")
     assert found.n == len(values)
     assert found.mean == pytest.approx(np.mean(values), rel=1e-12, abs=1e-12)
     if len(values) == 1:
@@ -62,8 +63,31 @@ def test_the_table_agrees_with_a_group_by_of_the_long_frame() -> None:
     ],
 )
 def test_a_cell_says_what_its_spread_runs_over(seeds: list[tuple[int | None, int]], over: str) -> None:
-    records = [record(pretrain_seed=pretrain, seed=trial) for pretrain, trial in seeds]
-    assert cell(collate(records), "MoCo v2").over == over
+    records = [record(protocol="linear-m@1", pretrain_seed=pretrain, seed=trial) for pretrain, trial in seeds]
+    assert cell(collate(records), "MoCo v2", "linear-m@1").over == over
+
+
+def test_trial_seeds_of_knn_repeat_a_run() -> None:
+    """Three times the same number is no spread of zero."""
+    found = cell(collate([record(seed=seed) for seed in range(3)]), "MoCo v2")
+    assert (found.n, found.std, found.over, len(found.records)) == (1, None, "", 3)
+    found = cell(
+        collate([record(pretrain_seed=seed // 2, seed=seed % 2, value=seed // 2) for seed in range(4)]), "MoCo v2"
+    )
+    assert (found.numbers, found.over) == ((0, 1), "pretrain seeds")
+    assert found.std == pytest.approx(0.5**0.5)
+    # Weights that give the same number by chance are two runs; so are trial seeds that do not, whatever the reason.
+    assert cell(collate([record(pretrain_seed=seed) for seed in range(2)]), "MoCo v2").n == 2
+    assert cell(collate([record(seed=seed, value=seed) for seed in range(2)]), "MoCo v2").n == 2
+    assert (
+        cell(collate([record(protocol="linear-m@1", seed=seed) for seed in range(2)]), "MoCo v2", "linear-m@1").n == 2
+    )
+
+
+def test_repeated_runs_of_knn_are_said() -> None:
+    text = markdown(collate([record(seed=seed) for seed in range(3)]))
+    assert "60.0 (1)" in text
+    assert "kNN draws nothing at random: other trial seeds repeat a run, and are not counted (2 runs)" in text
 
 
 @given(st.permutations(range(8)))
@@ -248,7 +272,7 @@ def test_what_failed_and_what_is_missing() -> None:
     states = {row: cell(table, row).state for row in table.rows}
     assert states == {"a": "partial", "b": "partial", "c": "failed", "d": "missing", "e": "not planned"}
     assert [gap.reason for gap in cell(table, "a").failed] == ["out of memory"]
-    assert (cell(table, "a").n, len(cell(table, "b").missing), len(cell(table, "c").missing)) == (2, 1, 1)
+    assert (len(cell(table, "a").records), len(cell(table, "b").missing), len(cell(table, "c").missing)) == (2, 1, 1)
     # A column of which nothing is done yet is there all the same.
     assert cell(table, "e", "linear-m@1").state == "failed"
     assert cell(table, "e", "linear-m@1").mean is None
@@ -263,9 +287,82 @@ def test_a_planned_gap_falls_into_the_modified_column_that_it_belongs_to() -> No
 
 
 def test_a_record_counts_more_than_a_plan_that_is_older() -> None:
-    table = collate([record()], plan(planned(record(), "failed", "killed"), planned(record(seed=1), "missing")))
-    assert cell(table, "MoCo v2").failed == ()
+    done = record()
+    failed = planned(done, "failed", "killed").model_copy(update={"cell_id": done.cell_id})
+    table = collate([done], plan(failed))
+    assert cell(table, "MoCo v2").state == "done"
+    assert table.warnings == ()
+
+
+def test_a_number_does_not_stand_in_for_weights_that_could_not_be_made() -> None:
+    """The backbone is to be made again, and that failed: its cells have no id."""
+    old = record("a", value=99)
+    table = collate(
+        [old, record("b")], plan(planned(old, "failed", "needs pretrain a, which failed"), planned(record("b")))
+    )
+    found = cell(table, "a")
+    assert (found.state, found.mean, found.best) == ("failed", None, False)
+    assert [gap.reason for gap in found.failed] == ["needs pretrain a, which failed"]
+    (warning,) = table.warnings
+    assert f"left out {old.cell_id}.json" in warning
+    assert "needs pretrain a, which failed" in warning
+
+
+def test_a_number_from_before_a_plan_whose_weights_are_not_there_yet_is_counted_and_said() -> None:
+    old = record()
+    table = collate([old], plan(planned(old, "missing"), planned(record(seed=1), "missing")))
     assert cell(table, "MoCo v2").n == 1
+    assert [gap.trial_seed for gap in cell(table, "MoCo v2").missing] == [1]
+    (warning,) = table.warnings
+    assert warning.endswith("counted, but made before this plan; its weights may have been replaced.")
+
+
+def test_the_plan_names_the_row_the_overrides_and_the_data() -> None:
+    """A row that was renamed, an override spelled another way: the cell is the same, and so is its id."""
+    old = [record("old", overrides=("lr=3",), settings={"lr": 3.0}, data="places", seed=seed) for seed in range(2)]
+    new = {"row": "new", "overrides": ("lr=3.0",), "data": "imagenet"}
+    missing = planned(record("new", overrides=("lr=3.0",), settings={"lr": 3.0}, seed=2), "missing")
+    table = collate(old, plan(*(planned(one).model_copy(update=new) for one in old), missing))
+    assert table.rows == ("new",)
+    assert column_names(table) == ["knn-dino@1 modified: lr=3.0"]
+    found = cell(table, "new", "knn-dino@1 modified: lr=3.0")
+    assert (len(found.records), found.state, len(found.missing)) == (2, "partial", 1)
+    assert [one.backbone.name for one in found.records] == ["new", "new"]
+    assert found.column.dataset is not None
+    assert found.column.dataset.name == "imagenet"
+    assert not [warning for warning in table.warnings if "modified" not in warning]
+
+
+def test_an_override_that_repeats_the_setting_does_not_take_the_number_out_of_the_plain_column() -> None:
+    repeated = record(overrides=("k=[10, 20]",))
+    named = planned(repeated).model_copy(update={"overrides": ()})
+    assert column_names(collate([repeated], plan(named))) == ["knn-dino@1"]
+
+
+def test_the_record_of_weights_that_two_rows_share_is_that_of_the_row_that_did_not_fail() -> None:
+    done = record("b")
+    twin = planned(done, "failed", "the same weights as b").model_copy(update={"row": "a", "cell_id": done.cell_id})
+    for cells in ((twin, planned(done)), (planned(done), twin)):
+        table = collate([done], plan(*cells))
+        assert (cell(table, "a").state, cell(table, "b").state) == ("failed", "done")
+
+
+def test_a_gap_falls_into_the_column_of_its_data_set() -> None:
+    small, large = (record("a", data=data) for data in ("small", "large"))
+    cells = [planned(small), planned(large)]
+    gaps = [planned(record("b", data="small"), "missing"), planned(record("b", data="large"), "failed", "killed")]
+    names = {data: f"knn-dino@1 on {data} {sha(data)[:8]}" for data in ("small", "large")}
+    table = collate([small, large], plan(*cells, *gaps))
+    assert cell(table, "b", names["small"]).state == "missing"
+    assert cell(table, "b", names["large"]).state == "failed"
+    # A record of the one data set says nothing about the other.
+    table = collate([small], plan(planned(small), planned(large, "failed", "killed")))
+    assert [(found.column.name, found.state) for found in table] == [
+        (names["small"], "done"),
+        ("knn-dino@1 on large", "failed"),
+    ]
+    assert len({column.title for column in table.columns}) == 2
+    assert table.warnings == ()
 
 
 def rivals() -> tuple[Record, Record]:
@@ -299,7 +396,8 @@ def test_a_number_of_replaced_weights_does_not_stand_in_for_the_new_ones() -> No
 
 
 def test_replaced_data_leave_the_old_number_out() -> None:
-    old, new = record(value=10, data="old"), record(value=20)
+    old, new = record(value=10, cell_id="old"), record(value=20)
+    old = old.model_copy(update={"dataset": old.dataset.model_copy(update={"fingerprint": sha("old")})})
     table = collate([old, new], plan(planned(new)))
     assert [found.numbers for found in table] == [(20,)]
     assert any(f"left out {old.cell_id}.json" in warning for warning in table.warnings)

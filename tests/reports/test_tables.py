@@ -82,7 +82,7 @@ def test_sample_data_is_labelled(tmp_path: Path, form: object) -> None:
 @pytest.mark.parametrize("form", [markdown, terminal])
 def test_the_legend_says_what_the_spread_is(form: object) -> None:
     over_pretrain = [record("a", pretrain_seed=seed) for seed in range(2)]
-    over_trial = [record("b", seed=seed) for seed in range(2)]
+    over_trial = [record("b", seed=seed, value=seed) for seed in range(2)]
     text = form(collate(over_pretrain))
     assert "sample standard deviation (divisor n − 1)" in text
     assert "the runs differ in their pretrain seeds" in text
