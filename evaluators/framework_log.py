@@ -11,12 +11,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def framework_log(file: Path, loggers: Sequence[str]) -> Iterator[None]:
-    """Append to `file` what these loggers, `print` and `warnings` say inside the block; all is as before afterwards.
+    """Write to `file` what these loggers, `print` and `warnings` say inside the block; all is as before afterwards.
+
+    A file that is there, of an earlier attempt, is replaced.
 
     Standard error stays as it is: progress is shown there.
     """
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(file.open("a", encoding="utf-8", buffering=1))
+        stream = stack.enter_context(file.open("w", encoding="utf-8", buffering=1))
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s", "%m-%d %H:%M:%S"))
         for name in (*loggers, "py.warnings"):

@@ -42,6 +42,8 @@ def run(job: Job, settings: DetectionSettings) -> Outcome:
             seed=job.seed,
             output=job.workdir,
         )
+        # detectron2 appends to it: an earlier attempt in this folder would be mixed with this one.
+        (job.workdir / "metrics.json").unlink(missing_ok=True)
         (job.workdir / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         # Heads, order of images, augmentation and sampled proposals all draw from the generators seeded here.
         seed_all_rng(job.seed)

@@ -7,8 +7,7 @@ import math
 from typing import Any
 
 import mmseg.datasets
-import mmseg.evaluation
-import mmseg.models  # noqa: F401 - these three fill mmseg's registries
+import mmseg.models  # noqa: F401 - these two fill mmseg's registries
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -23,6 +22,7 @@ from evaluators.datasets import cityscapes
 from evaluators.job import Job, Metric, Outcome
 from evaluators.protocol import SegmentationSettings
 from evaluators.segmentation import config
+from evaluators.segmentation.metric import UnroundedIoU
 
 METRICS = ("mIoU", "mAcc", "aAcc")
 
@@ -63,7 +63,7 @@ def run(job: Job, settings: SegmentationSettings) -> Outcome:
         param_scheduler=config.param_scheduler(settings),
         test_dataloader=config.test_dataloader(settings, job.data),
         test_cfg={"type": "TestLoop"},
-        test_evaluator={"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": cityscapes.IGNORED},
+        test_evaluator={"type": UnroundedIoU, "iou_metrics": ["mIoU"], "ignore_index": cityscapes.IGNORED},
         # The tuned segmentor is a by-product: no checkpoint is kept.
         default_hooks={"checkpoint": None},
         custom_hooks=[proof, ShowProgress(settings.iterations, test_images)],
@@ -115,8 +115,13 @@ class ShowProgress(Hook):  # type: ignore[misc]  # mmengine ships no types
         """One iteration is done; `outputs` holds its losses."""
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
+            self._close()
             raise CheckFailed(f"segmentation: the loss is not finite at iteration {batch_idx}; see the learning rate")
         self._progress.step(loss=loss)
+
+    def after_train(self, runner: Any) -> None:  # noqa: ARG002
+        """End the line."""
+        self._close()
 
     def before_test(self, runner: Any) -> None:  # noqa: ARG002
         """Start the line of the test."""
@@ -125,6 +130,13 @@ class ShowProgress(Hook):  # type: ignore[misc]  # mmengine ships no types
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:  # noqa: ARG002
         """One image is done."""
         self._progress.step(len(outputs))
+
+    def after_test(self, runner: Any) -> None:  # noqa: ARG002
+        """End the line."""
+        self._close()
+
+    def _close(self) -> None:
+        self._progress.__exit__(None, None, None)
 
 
 class QuietRunner(Runner):  # type: ignore[misc]  # mmengine ships no types

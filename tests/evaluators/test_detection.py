@@ -59,7 +59,7 @@ def protocol(*assignments: str) -> Protocol:
 
 
 def run(root: Path, workdir: Path, used: Protocol, arch: str = "resnet18", seed: int = 3) -> Outcome:
-    workdir.mkdir()
+    workdir.mkdir(exist_ok=True)
     return evaluate(Job(random_backbone(arch, 0), root, used, seed, torch.device("cpu"), workdir))
 
 
@@ -256,6 +256,8 @@ def test_training_changes_the_weights_behind_the_receipt(root: Path, tmp_path: P
 
 def test_the_same_job_twice_gives_the_same_outcome(root: Path, tmp_path: Path) -> None:
     used = protocol("precise_bn=true", "precise_bn_iterations=2")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "metrics.json").write_text('{"total_loss": "of an earlier attempt"}\n')
     first, second = (run(root, tmp_path / name, used) for name in ("first", "second"))
     assert first == second
     assert [metric.name for metric in first.metrics] == ["AP50", "AP", "AP75"]
@@ -265,6 +267,7 @@ def test_the_same_job_twice_gives_the_same_outcome(root: Path, tmp_path: Path) -
     assert first.notes == ("SyncBN became BN: one process on cpu sees the whole batch",)
     losses = (tmp_path / "first" / "metrics.json").read_text()
     assert "total_loss" in losses
+    assert "earlier attempt" not in losses
 
 
 def test_coco_in_the_layout_of_coco(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,11 +238,11 @@ def test_training_changes_the_weights_behind_the_receipt(root: Path, tmp_path: P
 
 def test_miou_is_that_of_one_confusion_matrix_and_255_is_ignored() -> None:
     """Against numpy and scikit-learn, over images of several sizes; one class is never there, one only predicted."""
-    from mmseg.evaluation import IoUMetric
+    from evaluators.segmentation.metric import UnroundedIoU
 
     draw = np.random.default_rng(0)
     classes = 6
-    metric = IoUMetric(iou_metrics=["mIoU"], ignore_index=255)
+    metric = UnroundedIoU(iou_metrics=["mIoU"], ignore_index=255)
     metric.dataset_meta = {"classes": tuple("abcdef")}
     truths, guesses = [], []
     for height, width in ((20, 30), (41, 17), (8, 8)):
@@ -263,9 +264,39 @@ def test_miou_is_that_of_one_confusion_matrix_and_255_is_ignored() -> None:
     np.testing.assert_array_equal(by_hand, confusion_matrix(truth[kept], guess[kept], labels=range(classes)))
     right, union = np.diag(by_hand), by_hand.sum(0) + by_hand.sum(1) - np.diag(by_hand)
     assert (union == 0).sum() == 1
-    assert found["mIoU"] == pytest.approx(100 * np.mean(right[union > 0] / union[union > 0]), abs=0.0051)
-    assert found["aAcc"] == pytest.approx(100 * right.sum() / by_hand.sum(), abs=0.0051)
+    assert found["mIoU"] == pytest.approx(100 * np.mean(right[union > 0] / union[union > 0]), rel=1e-12)
+    labelled = by_hand.sum(1) > 0
+    assert found["mAcc"] == pytest.approx(100 * np.mean((right / by_hand.sum(1).clip(1))[labelled]), rel=1e-12)
+    assert found["aAcc"] == pytest.approx(100 * right.sum() / by_hand.sum(), rel=1e-12)
     assert 20 < found["mIoU"] < 80
+
+
+def test_the_lines_of_training_and_test_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the progress rewrites its line: what follows must start on another."""
+    from evaluators.segmentation.train import ShowProgress
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    hook = ShowProgress(iterations=1, test_images=1)
+    hook.before_train(None)
+    hook.after_train_iter(None, 0, outputs={"loss": torch.tensor(0.5)})
+    hook.after_train(None)
+    assert shown.getvalue().endswith("\n")
+    hook.before_test(None)
+    hook.after_test_iter(None, 0, outputs=["one"])
+    hook.after_test(None)
+    first, second, rest = shown.getvalue().split("\n")
+    assert "segmentation training  1/1" in first
+    assert "segmentation test  1/1" in second
+    assert rest == ""
+    hook.before_train(None)
+    with pytest.raises(CheckFailed, match="not finite"):
+        hook.after_train_iter(None, 0, outputs={"loss": torch.tensor(float("nan"))})
+    assert shown.getvalue().endswith("\n")
 
 
 def test_another_number_of_classes_is_refused(root: Path, tmp_path: Path) -> None:
