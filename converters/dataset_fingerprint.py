@@ -1,13 +1,26 @@
-"""The fingerprint that says which data a number was made on, or a backbone was pretrained on."""
+"""Which data a number was made on, or a backbone was pretrained on: which files count, and their fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 SAMPLE_MARKER = "SAMPLE_DATA.json"
 """Lies in the root of generated sample data, in whichever layout."""
+
+
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"))
+"""In lower case."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of a data set of images counts, by its name alone; others are left alone.
+
+    Hidden files do not: `._cat.jpg` is what a Mac leaves on foreign disks, and no picture.
+    """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122 - a million files
 
 
 def fingerprint(root: Path, images: Iterable[Path], annotations: Iterable[Path] = ()) -> str:

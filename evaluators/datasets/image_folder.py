@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from converters.dataset_fingerprint import fingerprint, is_sample
+from converters.dataset_fingerprint import fingerprint, is_image, is_sample
 from converters.errors import UserError
 from evaluators.datasets.card import DatasetCard
 from evaluators.protocol import TaskSettings
 
 SPLITS = ("train", "val")
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"))
-"""Files with other endings are no images and are left alone."""
 
 
 class Sample(NamedTuple):
@@ -108,7 +106,7 @@ def _class_files(split: Path) -> dict[str, list[Path]]:
         listed = [entry for entry in entries if not entry.name.startswith(".")]
     names = sorted(entry.name for entry in listed if entry.is_dir())
     if not names:
-        loose = sum(Path(entry.name).suffix.lower() in EXTENSIONS for entry in listed)
+        loose = sum(is_image(entry.name) for entry in listed)
         raise UserError(
             expected="one folder a class",
             found=f"{loose} images directly in it" if loose else "no folder",
@@ -132,7 +130,7 @@ def _images_below(folder: Path) -> list[Path]:
         Path(parent) / name
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")  # noqa: PTH122 (a million files)
+        if is_image(name)
     )
 
 
