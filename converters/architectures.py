@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 import torchvision
@@ -78,3 +79,25 @@ def _shapes(name: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
 def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Every tensor of the backbone (no head), in torchvision's names: 318 for ResNet-50."""
     return dict(_shapes(name))
+
+
+def infer(tensors: Mapping[str, object], where: Path) -> str:
+    """The ResNet with exactly these blocks and names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    blocks = [len({name.split(".")[1] for name in tensors if name.startswith(f"layer{i}.")}) for i in range(1, 5)]
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    for candidate in ARCHITECTURES.values():
+        if list(candidate.blocks) == blocks and candidate.bottleneck == bottleneck:
+            return candidate.name
+    raise UserError(
+        expected=f"the blocks of one of {', '.join(map(_described, ARCHITECTURES.values()))}",
+        found=f"{blocks} {'bottleneck' if bottleneck else 'basic'} blocks",
+        where=where,
+    )
+
+
+def _described(arch: Architecture) -> str:
+    return f"{arch.name} {list(arch.blocks)}"

@@ -49,12 +49,21 @@ class _NotAdmittedError(Exception):
 def _array(shape: Any, dtype: Any, buffer: Any) -> Any:
     """`numpy.ndarray` of plain numbers over bytes that are really there: nothing is allocated."""
     kind = np.dtype(dtype)
-    if kind.kind not in "fiu" or not isinstance(buffer, bytearray):
+    # Torch knows neither the other byte order nor numbers of more than 8 bytes.
+    plain = kind.kind in "fiu" and kind.isnative and kind.itemsize <= 8
+    if not plain or not isinstance(buffer, bytearray):
         raise TypeError(f"an array of {kind} over {type(buffer).__name__}")
     return np.frombuffer(buffer, kind).reshape(shape)
 
 
-_ADMITTED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _array, ("builtins", "bytearray"): bytearray}
+def _bytearray(content: bytes = b"") -> bytearray:
+    """`bytearray` of bytes alone: of a number, it would allocate as many."""
+    if not isinstance(content, bytes):
+        raise TypeError(f"a bytearray of {type(content).__name__}")
+    return bytearray(content)
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _array, ("builtins", "bytearray"): _bytearray}
 
 
 class _Pickler(pickle.Pickler):

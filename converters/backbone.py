@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from converters import architectures
+from converters import architectures, files
 from converters.errors import UserError
 from converters.metadata import BackboneMetadata, Origin, Preprocess, read_metadata
 
@@ -41,12 +41,34 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def check_tensors(arch: str, tensors: Mapping[str, object], where: str | Path) -> None:
+    """Prove names, shapes and types of a backbone's tensors. Reads no value, so a hostile tensor costs nothing.
+
+    Raises:
+        UserError: if they are not exactly those of `arch`: float32, and int64 for batch counters.
+    """
+    expected = architectures.expected_shapes(arch)
+    for name in [*tensors, *expected]:
+        if name not in expected:
+            raise UserError(expected=f"tensors of {arch} only", found=repr(name), where=where)
+        tensor = tensors.get(name)
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            found = "nothing" if name not in tensors else f"another value ({type(tensor).__name__})"
+            raise UserError(expected=f"a tensor of values in {name}", found=found, where=where)
+        if tuple(tensor.shape) != expected[name]:
+            raise UserError(expected=f"{name} of shape {expected[name]}", found=str(tuple(tensor.shape)), where=where)
+        dtype = torch.int64 if name.endswith(BATCH_COUNTER) else torch.float32
+        if tensor.dtype != dtype:
+            raise UserError(expected=f"{dtype} in {name}", found=str(tensor.dtype), where=where)
+
+
 @dataclass(frozen=True)
 class Backbone:
     """ResNet weights without a head, in torchvision's names, and what must be known to use them.
 
     Raises:
-        UserError: on construction, if names or shapes are not exactly those of `arch`, or a value is not finite.
+        UserError: on construction, if names, shapes or types are not exactly those of `arch` (see `check_tensors`), a
+            value is not finite, or `stride_in_1x1` is set for basic blocks, which have no 1x1 convolution.
     """
 
     arch: str
@@ -56,16 +78,11 @@ class Backbone:
     stride_in_1x1: bool = False
 
     def __post_init__(self) -> None:
-        expected = architectures.expected_shapes(self.arch)
-        found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-        for name in expected.keys() | found.keys():
-            if expected.get(name) != found.get(name):
-                raise UserError(
-                    expected=f"{name} of shape {expected.get(name, 'none: it is no tensor of ' + self.arch)}",
-                    found=str(found.get(name, "nothing")),
-                    where=self.origin.file,
-                )
-            if not torch.isfinite(self.tensors[name]).all():
+        check_tensors(self.arch, self.tensors, self.origin.file)
+        if self.stride_in_1x1 and not architectures.architecture(self.arch).bottleneck:
+            raise UserError(expected="a bottleneck ResNet for stride_in_1x1", found=self.arch, where=self.origin.file)
+        for name, tensor in self.tensors.items():
+            if not torch.isfinite(tensor).all():
                 raise UserError(expected="finite weights", found=f"NaN or infinity in {name}", where=self.origin.file)
 
     @cached_property
@@ -86,28 +103,32 @@ class Backbone:
 
     def module(self) -> nn.Module:
         """A torchvision ResNet with a copy of these weights, stride as told, no head, in eval mode: N×3×H×W -> N×D."""
-        model = architectures.build(self.arch)
+        # On the meta device nothing is initialised at random only to be overwritten.
+        with torch.device("meta"):
+            model = architectures.build(self.arch)
         model.fc = nn.Identity()
+        model = model.to_empty(device="cpu")
         model.load_state_dict(dict(self.tensors), strict=True)
-        if self.stride_in_1x1 and architectures.architecture(self.arch).bottleneck:
+        if self.stride_in_1x1:
             blocks: list[Any] = [model.get_submodule(f"layer{stage}.0") for stage in (2, 3, 4)]
             for block in blocks:
                 block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
         return model.eval()
 
     def save(self, path: Path) -> None:
-        """Write atomically: the file is whole or absent."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        """Write the file: it is whole or absent.
+
+        Raises:
+            UserError: where no file can be.
+            CheckFailed: for a disk that fills.
+        """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        # safetensors lets the owner alone read what it writes: give it the permissions of any new file instead.
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file(tensors, partial, metadata=self.metadata.to_header())
-        partial.chmod(mode)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        header = self.metadata.to_header()
+        with files.whole(path) as partial:
+            # safetensors lets the owner alone read what it writes: give it the permissions of any new file instead.
+            mode = partial.stat().st_mode
+            save_file(tensors, partial, metadata=header)
+            partial.chmod(mode)
 
     @classmethod
     def load(cls, path: Path) -> Backbone:
@@ -124,12 +145,28 @@ class Backbone:
         return cls.of(metadata, tensors, path)
 
     @classmethod
-    def of(cls, metadata: BackboneMetadata, tensors: Mapping[str, Tensor], where: Path) -> Backbone:
-        """The backbone of a header and the tensors that it came with.
+    def of(
+        cls, metadata: BackboneMetadata, content: object, where: Path, names: Mapping[str, str] | None = None
+    ) -> Backbone:
+        """The backbone of a header and what it came with.
+
+        Args:
+            metadata: the header.
+            content: should map names to tensors or NumPy arrays; a damaged file may hold anything.
+            where: the file.
+            names: its names -> torchvision's, where they differ.
 
         Raises:
-            UserError: if the tensors are not those that the header names.
+            UserError: if the content is not tensors, or not those that the header names.
         """
+        if not isinstance(content, Mapping):
+            raise UserError(expected="named tensors beside the header", found=type(content).__name__, where=where)
+        names = names or {}
+        tensors = {
+            names.get(name, name): torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in content.items()
+        }
+        check_tensors(metadata.arch, tensors, where)
         backbone = cls(
             arch=metadata.arch,
             tensors=tensors,

@@ -20,7 +20,7 @@ FORMAT = "moco-transfer-certificate"
 SUFFIX = ".certificate.json"
 
 Target = Literal["backbone", "detectron2", "mmseg"]
-Verdict = Literal["proved", "coverage only"]
+Verdict = Literal["proved", "read back", "coverage only"]
 
 _PACKAGES = {
     "moco-transfer": ("moco-transfer",),
@@ -55,7 +55,7 @@ class Coverage(Settings):
     dropped: dict[str, int] = Field(default_factory=dict)
     """Tensors of the source that were left out, by the name of the rule."""
     loaded: int | None = None
-    """Found bit for bit in the live model of the framework, after its own loader; None without the framework."""
+    """Found bit for bit in the live model of the framework, after its own loader; None without one."""
 
 
 class Parity(Settings):
@@ -78,7 +78,8 @@ class Certificate(Settings):
     format: Literal["moco-transfer-certificate"] = "moco-transfer-certificate"
     version: Literal[1] = 1
     verdict: Verdict
-    """`proved`: coverage and parity. `coverage only`: the framework was not there; see `why_no_parity`."""
+    """`proved`: coverage and parity. `read back`: a backbone file, whose tensors and header were read again and are the
+    same; no framework computes with it. `coverage only`: the framework was not there; see `why_no_parity`."""
     target: Target
     arch: str
     fingerprint: str

@@ -7,20 +7,16 @@ a failed or interrupted conversion leaves no output behind.
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from converters import certificate, parity, to_detectron2, to_mmseg
+from converters import certificate, files, parity, to_detectron2, to_mmseg
 from converters.backbone import Backbone
-from converters.certificate import Certificate, Coverage, Parity, Target, WrittenFile
+from converters.certificate import Certificate, Coverage, Parity, Target, Verdict, WrittenFile
 from converters.errors import CheckFailed, UserError
 from converters.parity import LiveModel
-from converters.receipt import module_receipt
 from converters.to_detectron2 import Head
 from converters.untrusted import sha256_of
 
@@ -55,12 +51,16 @@ class Outputs:
         """Refuse to overwrite.
 
         Raises:
-            UserError: if one of them is there already and `force` is not set, or is a folder.
+            UserError: if one of them is there already and `force` is not set, is a folder, or can be nowhere.
         """
         for path in (self.weights, self.fragment, self.certificate):
-            if path is not None and path.is_dir():
+            if path is None:
+                continue
+            with files.faults_of(path):
+                is_folder, is_there = path.is_dir(), path.exists()
+            if is_folder:
                 raise UserError(expected="the name of a file", found="a folder", where=path)
-            if path is not None and path.exists() and not force:
+            if is_there and not force:
                 raise UserError(
                     expected="no file of this name", found="one", where=path, cure="choose another, or use --force"
                 )
@@ -101,62 +101,79 @@ def convert(
         force: replace files that exist.
 
     Raises:
-        UserError: for a wrong suffix, files that exist already, or a head that does not fit.
-        CheckFailed: if coverage or parity does not hold; nothing is written then.
+        UserError: for a wrong suffix, files that exist already, a place where none can be, or a head that does not fit.
+        CheckFailed: if coverage or parity does not hold, or the disk fills; nothing is written then.
     """
     final = outputs(target, output)
     final.check_free(force=force)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}.") as folder:
+    with files.faults_of(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}.")
+    with staging as folder:
         staged = outputs(target, Path(folder) / output.name)
-        _write(backbone, target, staged, head)
+        with files.faults_of(output):
+            _write(backbone, target, staged, head)
         paper = certify(backbone, target, staged)
-        paper.write(staged.certificate)
-        # The certificate goes last: where it is, the files that it names are whole.
-        for source, destination in (
-            (staged.weights, final.weights),
-            (staged.fragment, final.fragment),
-            (staged.certificate, final.certificate),
-        ):
-            if source is not None and destination is not None:
-                with source.open("rb") as file:
-                    os.fsync(file.fileno())
-                source.replace(destination)
+        with files.faults_of(output):
+            paper.write(staged.certificate)
+            _publish(staged, final)
     return paper
 
 
-def _write(backbone: Backbone, target: Target, files: Outputs, head: Head | None) -> None:
+def _publish(staged: Outputs, final: Outputs) -> None:
+    """Move the files out; the old certificate goes first, the new one comes last: none lies beside other weights."""
+    folder = final.weights.parent
+    if final.certificate.exists():
+        final.certificate.unlink()
+        files.sync_folder(folder)
+    files.move(staged.weights, final.weights)
+    if staged.fragment is not None and final.fragment is not None:
+        files.move(staged.fragment, final.fragment)
+    files.move(staged.certificate, final.certificate)
+    files.sync_folder(folder)
+
+
+def _write(backbone: Backbone, target: Target, out: Outputs, head: Head | None) -> None:
     if target == "detectron2":
-        assert files.fragment is not None
-        to_detectron2.write_fragment(backbone.metadata, files.weights.name, files.fragment, head)
-        to_detectron2.write_weights(backbone, files.weights)
+        assert out.fragment is not None
+        to_detectron2.write_fragment(backbone.metadata, out.weights.name, out.fragment, head)
+        to_detectron2.write_weights(backbone, out.weights)
     elif target == "mmseg":
-        assert files.fragment is not None
-        to_mmseg.write_fragment(backbone.metadata, files.weights.name, files.fragment)
-        to_mmseg.write_weights(backbone, files.weights)
+        assert out.fragment is not None
+        to_mmseg.write_fragment(backbone.metadata, out.weights.name, out.fragment)
+        to_mmseg.write_weights(backbone, out.weights)
     else:
-        backbone.save(files.weights)
+        backbone.save(out.weights)
 
 
-def certify(backbone: Backbone, target: Target, files: Outputs) -> Certificate:
+def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate:
     """Prove that written files hold the backbone, and that their framework computes with them what torchvision does.
+
+    A backbone file belongs to no framework: that it was read back, bit for bit, is all there is to prove.
 
     Raises:
         CheckFailed: if they do not.
     """
-    mapped = _read_back(backbone, target, files.weights)
+    mapped = _read_back(backbone, target, written.weights)
     absent = [name for name in _NEEDS[target] if importlib.util.find_spec(name) is None]
-    live = None if absent else _run(backbone, target, files)
-    if live is not None:
+    live: LiveModel | None = None
+    verdict: Verdict = "proved"
+    why_no_parity = None
+    if target == "backbone":
+        verdict, why_no_parity = "read back", "a backbone file belongs to no framework"
+    elif absent:
+        verdict, why_no_parity = "coverage only", f"not installed: {', '.join(absent)}"
+    else:
+        live = _run(backbone, target, written)
         _demand_all(backbone, live.loaded, f"the {target} model after its own loader")
     return Certificate(
-        verdict="coverage only" if live is None else "proved",
+        verdict=verdict,
         target=target,
         arch=backbone.arch,
         fingerprint=backbone.fingerprint,
         source=backbone.origin,
-        weights=WrittenFile(file=files.weights.name, sha256=sha256_of(files.weights)),
-        fragment=WrittenFile(file=files.fragment.name, sha256=sha256_of(files.fragment)) if files.fragment else None,
+        weights=_written_file(written.weights),
+        fragment=_written_file(written.fragment) if written.fragment else None,
         coverage=Coverage(
             expected=len(backbone.tensors),
             mapped=len(mapped),
@@ -164,9 +181,13 @@ def certify(backbone: Backbone, target: Target, files: Outputs) -> Certificate:
             loaded=None if live is None else len(live.loaded),
         ),
         parity=None if live is None else _parity(backbone, live),
-        why_no_parity=f"not installed: {', '.join(absent)}" if absent else None,
+        why_no_parity=why_no_parity,
         versions=certificate.versions(),
     )
+
+
+def _written_file(path: Path) -> WrittenFile:
+    return WrittenFile(file=path.name, sha256=sha256_of(path))
 
 
 def _read_back(backbone: Backbone, target: Target, weights: Path) -> frozenset[str]:
@@ -190,31 +211,18 @@ def _demand_all(backbone: Backbone, found: frozenset[str], where: str) -> None:
         )
 
 
-def _run(backbone: Backbone, target: Target, files: Outputs) -> LiveModel:
+def _run(backbone: Backbone, target: Target, written: Outputs) -> LiveModel:
     """The files in their framework; torch's random state is left alone."""
-    if target == "backbone":
-        return _run_torchvision(Backbone.load(files.weights))
-    assert files.fragment is not None
+    assert written.fragment is not None
     with tempfile.TemporaryDirectory() as folder:
         picture = parity.write_picture(Path(folder))
         if target == "detectron2":
             from converters import detectron2_model
 
-            return detectron2_model.run(backbone, files.fragment, files.weights, picture)
+            return detectron2_model.run(backbone, written.fragment, written.weights, picture)
         from converters import mmseg_model
 
-        return mmseg_model.run(backbone, files.fragment, files.weights, picture)
-
-
-@torch.no_grad()
-def _run_torchvision(written: Backbone) -> LiveModel:
-    module = written.module()
-    return LiveModel(
-        stages=parity.torchvision_stages(written, parity.picture()),
-        receipt=module_receipt(module, written.metadata, written.preprocess),
-        norm=parity.norm_of(module, "bn1"),
-        loaded=parity.identical(written, module.state_dict()),
-    )
+        return mmseg_model.run(backbone, written.fragment, written.weights, picture)
 
 
 def _parity(backbone: Backbone, live: LiveModel) -> Parity:

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from converters import architectures, to_detectron2, to_mmseg, untrusted
-from converters.architectures import ARCHITECTURES, Architecture
-from converters.backbone import BATCH_COUNTER, Backbone
+from converters.backbone import BATCH_COUNTER, Backbone, check_tensors
 from converters.errors import UserError
-from converters.metadata import FORMAT, Origin
+from converters.metadata import FORMAT, Origin, safetensors_header
 from converters.settings import nearest
+
+Kind = Literal["backbone", "detectron2", "mmseg", "checkpoint"]
+"""What a file is: one of the three that this toolkit writes, or a checkpoint to be told by its family."""
 
 RANDOM = "random"
 BACKBONE = "backbone"
@@ -104,7 +106,12 @@ def random_backbone(arch: str, seed: int) -> Backbone:
 
 
 def read(path: Path, family: str | None = None) -> Backbone:
-    """Read the backbone of any known checkpoint.
+    """Read the backbone of any known checkpoint; see `identify`."""
+    return identify(path, family)[1]
+
+
+def identify(path: Path, family: str | None = None) -> tuple[Kind, Backbone]:
+    """Read the backbone of any known checkpoint, and say what kind of file it is in.
 
     Args:
         path: the file.
@@ -117,36 +124,34 @@ def read(path: Path, family: str | None = None) -> Backbone:
     """
     if family is not None and family not in names():
         raise UserError(expected="a known family", found=repr(family), where="--family", cure=nearest(family, names()))
-    kind, file = recognise(path)
+    kind, file = _recognise(path)
     if kind != "checkpoint" and family not in (None, BACKBONE):
         raise UserError(expected=f"a file of the family {family}", found=f"our own {kind} file", where=path)
     match kind:
         case "backbone":
-            return Backbone.load(path)
+            return kind, Backbone.load(path)
         case "detectron2":
-            return to_detectron2.read_weights(path)
-        case "mmseg":
-            return to_mmseg.read_weights(path)
+            return kind, to_detectron2.read_weights(path)
     assert file is not None
-    return _from_checkpoint(file, _detect(file, family))
+    if kind == "mmseg":
+        return kind, to_mmseg.of_content(file.content, path)
+    return kind, _from_checkpoint(file, _detect(file, family))
 
-
-Kind = Literal["backbone", "detectron2", "mmseg", "checkpoint"]
-"""What a file is: one of the three that this toolkit writes, or a checkpoint to be told by its family."""
 
 _PICKLE = b"\x80\x04"
 """How a pickle of `arrays` begins; torch's own pickles have protocol 2."""
 
 
-def recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
+def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
     """The kind of a file, and its content where it had to be loaded to tell.
 
     Raises:
         UserError: if it cannot be read.
     """
-    if untrusted.safetensors_header(path).get("format") == FORMAT:
+    head = untrusted.head_of(path)
+    if (safetensors_header(path) or {}).get("format") == FORMAT:
         return "backbone", None
-    if untrusted.head_of(path).startswith(_PICKLE):
+    if head.startswith(_PICKLE):
         return "detectron2", None
     file = untrusted.load(path)
     return ("mmseg" if to_mmseg.header(file.content) else "checkpoint"), file
@@ -226,7 +231,7 @@ def _from_checkpoint(file: untrusted.CheckpointFile, family: Family) -> Backbone
                 found=f"{name!r}, which no rule accounts for" + ("" if isinstance(value, Tensor) else " (no tensor)"),
                 where=file.path,
             )
-    arch = infer_architecture(tensors, file.path)
+    arch = architectures.infer(tensors, file.path)
     about = file.content if family.container else {}
     return Backbone(
         arch,
@@ -271,28 +276,6 @@ def _identity(value: object, *keys: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def infer_architecture(tensors: Mapping[str, Tensor], where: Path) -> str:
-    """The ResNet with exactly these blocks and names.
-
-    Raises:
-        UserError: if there is none.
-    """
-    blocks = [len({name.split(".")[1] for name in tensors if name.startswith(f"layer{i}.")}) for i in range(1, 5)]
-    bottleneck = "layer1.0.conv3.weight" in tensors
-    for candidate in ARCHITECTURES.values():
-        if list(candidate.blocks) == blocks and candidate.bottleneck == bottleneck:
-            return candidate.name
-    raise UserError(
-        expected=f"the blocks of one of {', '.join(map(_described, ARCHITECTURES.values()))}",
-        found=f"{blocks} {'bottleneck' if bottleneck else 'basic'} blocks",
-        where=where,
-    )
-
-
-def _described(arch: Architecture) -> str:
-    return f"{arch.name} {list(arch.blocks)}"
-
-
 def _completed(arch: str, tensors: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     """A copy in torchvision's order, with absent batch counters filled with 0; names and shapes are proved."""
     expected = architectures.expected_shapes(arch)
@@ -308,12 +291,8 @@ def _completed(arch: str, tensors: Mapping[str, Tensor], where: Path) -> dict[st
             ),
             where=where,
         )
-    completed: dict[str, Tensor] = {}
-    for name in expected:
-        dtype = torch.int64 if name.endswith(BATCH_COUNTER) else torch.float32
-        value = tensors.get(name, torch.zeros((), dtype=dtype))
-        if value.dtype != dtype:
-            raise UserError(expected=f"{dtype} in {name}", found=str(value.dtype), where=where)
-        # A copy of its own: the file's tensors are mapped from disk and share storage with what is dropped.
-        completed[name] = value.detach().clone(memory_format=torch.contiguous_format)
-    return completed
+    completed = {name: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name in expected}
+    # Before the copy: a tensor of a few bytes can claim any shape.
+    check_tensors(arch, completed, where)
+    # A copy of its own: the file's tensors are mapped from disk and share storage with what is dropped.
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in completed.items()}

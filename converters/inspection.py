@@ -52,8 +52,7 @@ def inspect(source: str, family: str | None = None) -> Inspection:
     path = Path(source)
     if untrusted.head_of(path).lstrip().startswith(b"{"):
         return Inspection(file=source, kind="certificate", certificate=certificate.read(path))
-    kind, _ = families.recognise(path)
-    backbone = families.read(path, family)
+    kind, backbone = families.identify(path, family)
     return Inspection(file=source, kind=kind, tensors=len(backbone.tensors), metadata=backbone.metadata)
 
 

@@ -7,6 +7,7 @@ detection/convert-pretrain-to-detectron2.py), without its `stem.fc.*`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ class KeyMap:
 
     target: str
     names: Mapping[str, str]
+    region: str
+    """A regular expression: how names of a live model's ResNet begin, of tensors in the table and of any others."""
 
     def __post_init__(self) -> None:
         if len(set(self.names.values())) != len(self.names):
@@ -66,28 +69,31 @@ def stage_of(name: str) -> Stage:
     return STAGES[int(top.removeprefix("layer"))] if top.startswith("layer") else "stem"
 
 
+_PLAIN_REGION = r"(conv1|bn1|layer\d+)\."
+
+
 def torchvision(arch: str) -> KeyMap:
     """The identity."""
-    return _table("torchvision", arch, lambda name: name)
+    return _table("torchvision", arch, _PLAIN_REGION, lambda name: name)
 
 
 def mmseg(arch: str, place: Place = "bare") -> KeyMap:
     """The plain `ResNet` of mmsegmentation keeps torchvision's names; a segmentor holds it as `backbone`."""
     prefix = {"bare": "", "backbone": "backbone."}[place]
-    return _table("mmseg", arch, lambda name: prefix + name)
+    return _table("mmseg", arch, re.escape(prefix) or _PLAIN_REGION, lambda name: prefix + name)
 
 
 def detectron2(arch: str, place: Place = "bare") -> KeyMap:
     """detectron2's names: `bare` (`stem.*`, `res2.*`) in files, the other places in live models."""
+    prefix = {"bare": "", "backbone": "backbone.", "FPN": "backbone.bottom_up.", "C4": "backbone."}[place]
+    head = "roi_heads." if place == "C4" else prefix
 
     def name_in_place(name: str) -> str:
-        if place == "C4":
-            prefix = "roi_heads." if stage_of(name) == "res5" else "backbone."
-        else:
-            prefix = {"bare": "", "backbone": "backbone.", "FPN": "backbone.bottom_up."}[place]
-        return prefix + _detectron2_name(name)
+        return (head if stage_of(name) == "res5" else prefix) + _detectron2_name(name)
 
-    return _table("detectron2", arch, name_in_place)
+    # The norm behind res5 is the detector's (MoCo v1, section 4.2), not the backbone's.
+    region = rf"(?!roi_heads\.res5\.norm\.)({re.escape(prefix)}|{re.escape(head)})(stem|res\d+)\."
+    return _table("detectron2", arch, region, name_in_place)
 
 
 _FIRST_CONVOLUTION: dict[Place, str] = {
@@ -122,5 +128,5 @@ def _detectron2_name(name: str) -> str:
     return ".".join([*path, _SHORTCUT.get(module, module), tensor])
 
 
-def _table(target: str, arch: str, rule: Callable[[str], str]) -> KeyMap:
-    return KeyMap(target, {name: rule(name) for name in architectures.expected_shapes(arch)})
+def _table(target: str, arch: str, region: str, rule: Callable[[str], str]) -> KeyMap:
+    return KeyMap(target, {name: rule(name) for name in architectures.expected_shapes(arch)}, region)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from converters.errors import UserError
@@ -28,6 +29,15 @@ class Preprocess(Settings):
     std: tuple[float, float, float] = IMAGENET_STD
     value_range: tuple[float, float] = (0.0, 1.0)
     """The values of an image before mean and std: (0, 1), or (0, 255)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        low, high = self.value_range
+        if not low < high:
+            raise ValueError(f"value_range must rise, not go from {low:g} to {high:g}")
+        if min(self.std) <= 0:
+            raise ValueError(f"every std must be above 0, not {self.std}")
+        return self
 
 
 class Origin(Settings):
@@ -87,21 +97,34 @@ def read_metadata(path: Path) -> BackboneMetadata:
         raise UserError(
             expected="a backbone file", found="none", where=path, cure="make one with: moco-transfer convert"
         )
-    try:
-        with safe_open(path, framework="np") as file:
-            header: dict[str, str] = file.metadata() or {}
-    except SafetensorError as error:
+    header = safetensors_header(path)
+    if header is None:
         raise UserError(
             expected="a backbone file (safetensors)",
-            found=f"another or damaged file ({error})",
+            found="another or damaged file",
             where=path,
             cure="see what it is with: moco-transfer inspect",
-        ) from None
+        )
     return parse_header(header, path)
 
 
-def parse_header(header: dict[str, str], where: Path) -> BackboneMetadata:
-    """Validate safetensors metadata as a backbone's header; errors as for `read_metadata`."""
+def safetensors_header(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file, empty where it has none; None for any other file, and for a damaged one.
+
+    Raises:
+        UserError: if the file cannot be opened.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return None
+    except OSError as error:
+        raise UserError(expected="a readable file", found=error.strerror or str(error), where=path) from None
+
+
+def parse_header(header: Mapping[Any, Any], where: Path) -> BackboneMetadata:
+    """Validate what should be strings under string names as a backbone's header; errors as for `read_metadata`."""
     if header.get("format") != FORMAT:
         raise UserError(
             expected=f"format {FORMAT!r} in the header",
@@ -117,6 +140,6 @@ def parse_header(header: dict[str, str], where: Path) -> BackboneMetadata:
     try:
         for name in ("stride_in_1x1", "preprocess", "origin"):
             fields[name] = json.loads(header[name])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise UserError(expected="a complete header", found=f"a fault in it ({error})", where=where) from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(expected="a complete header", found=f"a fault in {name} ({error})", where=where) from None
     return parse(BackboneMetadata, fields, where)

@@ -45,7 +45,7 @@ def build(fragment: Path, weights: Path, arch: str) -> nn.Module:
 @torch.no_grad()
 def stages(model: Any, picture: Path) -> dict[Stage, Tensor]:
     """Outputs of the stem and of res2 to res5, through mmcv's image reader and the model's own preprocessor."""
-    pixels = torch.from_numpy(mmcv.imread(str(picture)).transpose(2, 0, 1).copy())
+    pixels = torch.from_numpy(mmcv.imread(str(picture), channel_order="bgr", backend="cv2").transpose(2, 0, 1).copy())
     x = model.data_preprocessor({"inputs": [pixels], "data_samples": None})["inputs"]
     resnet = model.backbone
     outputs: dict[Stage, Tensor] = {}
@@ -64,7 +64,8 @@ def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> Liv
         CheckFailed: if the receipt does not hold.
     """
     model = build(fragment, weights, backbone.arch)
-    receipt = mmseg_receipt(model, backbone.metadata)
+    # `stages` reads by `mmcv.imread`, whose default is BGR.
+    receipt = mmseg_receipt(model, backbone.metadata, loaded_order="BGR")
     names = keymap.mmseg(backbone.arch, "backbone")
     return LiveModel(
         stages=stages(model, picture),

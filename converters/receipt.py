@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -130,13 +132,13 @@ def detectron2_receipt(model: nn.Module, cfg: Any, metadata: BackboneMetadata) -
     )
 
 
-def mmseg_receipt(model: nn.Module, metadata: BackboneMetadata, loaded_order: str = "BGR") -> Receipt:
+def mmseg_receipt(model: nn.Module, metadata: BackboneMetadata, *, loaded_order: Literal["RGB", "BGR"]) -> Receipt:
     """The receipt of an mmsegmentation segmentor with a plain `ResNet`.
 
     Args:
         model: a live segmentor with `backbone` and `data_preprocessor`.
         metadata: the header of the backbone that it should hold.
-        loaded_order: the channel order in which the pipeline loads images; BGR for `LoadImageFromFile`.
+        loaded_order: the channel order in which the data pipeline loads images; read it from the pipeline.
 
     Raises:
         CheckFailed: if a tensor or an input setting differs.
@@ -168,7 +170,8 @@ def live_tensors(model: nn.Module, names: KeyMap) -> dict[str, Tensor]:
     Batch counters may be absent, as under a frozen batch norm.
 
     Raises:
-        CheckFailed: if another tensor is absent, as under a wrong stem.
+        CheckFailed: if another tensor is absent, as under a wrong stem, or the ResNet has more tensors than these, as a
+            deeper one does, which computes something else.
     """
     state = unwrapped(model).state_dict()
     live = {ours: state[theirs] for ours, theirs in names.names.items() if theirs in state}
@@ -177,6 +180,12 @@ def live_tensors(model: nn.Module, names: KeyMap) -> dict[str, Tensor]:
         raise CheckFailed(
             f"receipt: expected the backbone's {len(names.names)} tensors in the {names.target} model, "
             f"found {len(live)}; absent are {len(missing)}, as {min(missing)}"
+        )
+    strange = [name for name in state if re.match(names.region, name) and name not in names.inverse]
+    if strange:
+        raise CheckFailed(
+            f"receipt: expected the backbone's {len(names.names)} tensors alone in the ResNet of the {names.target} "
+            f"model, found {len(strange)} others, as {min(strange)}"
         )
     return live
 
@@ -203,12 +212,13 @@ def live_stride_in_1x1(model: nn.Module, names: KeyMap, arch: str) -> bool:
 
 
 def _on_byte_scale(order: Any, mean: Tensor, std: Tensor) -> Preprocess:
-    return Preprocess(
-        channel_order=order,
-        mean=tuple(mean.flatten().tolist()),
-        std=tuple(std.flatten().tolist()),
-        value_range=(0.0, 255.0),
-    )
+    values = {"mean": tuple(mean.flatten().tolist()), "std": tuple(std.flatten().tolist())}
+    try:
+        return Preprocess(channel_order=order, **values, value_range=(0.0, 255.0))
+    except ValidationError:
+        raise CheckFailed(
+            f"receipt: expected mean and std of three channels, each std above 0, found {values}"
+        ) from None
 
 
 def still_frozen(receipt: Receipt, live: Mapping[str, Tensor]) -> Receipt:

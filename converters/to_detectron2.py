@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from converters import arrays, keymap
@@ -125,6 +124,4 @@ def read_weights(path: Path) -> Backbone:
     if not isinstance(content, dict) or not isinstance(content.get(_HEADER), dict):
         raise UserError(expected="a .pkl written by moco-transfer", found="another pickle", where=path)
     metadata = parse_header(content[_HEADER], path)
-    inverse = keymap.detectron2(metadata.arch).inverse
-    tensors = {inverse.get(name, name): torch.from_numpy(array) for name, array in content["model"].items()}
-    return Backbone.of(metadata, tensors, path)
+    return Backbone.of(metadata, content.get("model"), path, keymap.detectron2(metadata.arch).inverse)

@@ -86,7 +86,7 @@ def write_weights(backbone: Backbone, path: Path) -> None:
     torch.save({"state_dict": state, "meta": {_HEADER: backbone.metadata.to_header()}}, path)
 
 
-def header(content: object) -> dict[str, str] | None:
+def header(content: object) -> dict[Any, Any] | None:
     """The backbone's header in the content of a file that `write_weights` made; None in any other."""
     meta = content.get("meta") if isinstance(content, dict) else None
     found = meta.get(_HEADER) if isinstance(meta, dict) else None
@@ -99,11 +99,13 @@ def read_weights(path: Path) -> Backbone:
     Raises:
         UserError: if it is no such file, or its tensors are not those that its header names.
     """
-    content = untrusted.load(path).content
+    return of_content(untrusted.load(path).content, path)
+
+
+def of_content(content: object, path: Path) -> Backbone:
+    """The same from the loaded content of the file at `path`; errors as for `read_weights`."""
     found = header(content)
-    if found is None:
+    if found is None or not isinstance(content, dict):
         raise UserError(expected="a .pth written by moco-transfer", found="another checkpoint", where=path)
     metadata = parse_header(found, path)
-    inverse = keymap.mmseg(metadata.arch).inverse
-    tensors = {inverse.get(name, name): value for name, value in content["state_dict"].items()}
-    return Backbone.of(metadata, tensors, path)
+    return Backbone.of(metadata, content.get("state_dict"), path, keymap.mmseg(metadata.arch).inverse)

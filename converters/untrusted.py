@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from converters.errors import UserError
@@ -37,21 +37,6 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def safetensors_header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; empty for any other file, and where there is none.
-
-    Raises:
-        UserError: if the file is absent, empty or cannot be opened.
-    """
-    if not _looks_like_safetensors(head_of(path), path.stat().st_size):
-        return {}
-    try:
-        with safe_open(path, framework="np") as file:
-            return file.metadata() or {}
-    except SafetensorError:
-        return {}
 
 
 def load(path: Path) -> CheckpointFile:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchvision.models.resnet import Bottleneck
 
 from converters.backbone import Backbone
 from converters.errors import CheckFailed
 from converters.progress import Progress
-from converters.receipt import Receipt, check, still_frozen
+from converters.receipt import Receipt, module_receipt, still_frozen
 from evaluators.datasets.image_folder import Sample
 from evaluators.images import Batches, Images, Transform, read_back
 
@@ -49,16 +47,7 @@ def freeze(backbone: Backbone, device: torch.device, transforms: Sequence[Transf
         CheckFailed: if the live tensors, the stride position or what a transform does differ from the backbone.
     """
     module = backbone.module().to(device).requires_grad_(requires_grad=False).eval()
-    receipts = [
-        check(
-            backbone.metadata,
-            module.state_dict(),
-            framework="torchvision",
-            preprocess=read_back(transform),
-            stride_in_1x1=_stride_in_1x1(module),
-        )
-        for transform in transforms
-    ]
+    receipts = [module_receipt(module, backbone.metadata, read_back(transform)) for transform in transforms]
     return Frozen(module=module, receipt=receipts[0])
 
 
@@ -110,9 +99,3 @@ def extract(
     assert values is not None, "no sample"
     assert done == len(samples), "an image was lost or doubled"
     return Features(values=values, labels=labels)
-
-
-def _stride_in_1x1(module: Any) -> bool:
-    """The stride position, read from the first block of res3."""
-    block = module.layer2[0]
-    return isinstance(block, Bottleneck) and tuple(block.conv1.stride) == (2, 2)

@@ -78,6 +78,8 @@ def read_back(transform: Transform) -> Preprocess:
     with torch.random.fork_rng(devices=[]):
         black, white = response(0, 0, 0), response(255, 255, 255)
         gain = white - black
+        if (gain <= 0).any():
+            raise CheckFailed(f"receipt: the input transform inverts or blanks colour channels: gain {gain.tolist()}")
         # Row i: how much of red, green and blue reaches input channel i.
         mixing = torch.stack([(response(*colour) - black) / gain for colour in _PRIMARIES], dim=1)
     orders = {"RGB": torch.eye(3), "BGR": torch.eye(3).flip(0)}

@@ -41,7 +41,7 @@ def converted(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FRAMEWORKS)
 def test_the_certificate_proves_the_files_that_lie_beside_it(
     backbone: Backbone, converted: Path, target: Target
 ) -> None:
@@ -49,15 +49,22 @@ def test_the_certificate_proves_the_files_that_lie_beside_it(
     paper = certificate.read(converted / f"{weights.name}.certificate.json")
     assert (paper.verdict, paper.fingerprint, paper.source) == ("proved", backbone.fingerprint, backbone.origin)
     assert paper.weights.sha256 == sha256_of(weights)
-    if target != "backbone":
-        assert paper.fragment is not None
-        assert paper.fragment.sha256 == sha256_of(converted / paper.fragment.file)
+    assert paper.fragment is not None
+    assert paper.fragment.sha256 == sha256_of(converted / paper.fragment.file)
     assert (paper.coverage.expected, paper.coverage.mapped, paper.coverage.loaded) == (120, 120, 120)
     assert paper.coverage.dropped == {"key encoder": 124, "projection head": 4, "queue": 2}
     assert paper.parity is not None
     assert [row.stage for row in paper.parity.stages] == ["stem", "res2", "res3", "res4", "res5"]
     assert all(row.relative <= 1e-5 and row.cosine > 0.999999 for row in paper.parity.stages)
     assert paper.parity.receipt.live == backbone.fingerprint
+
+
+def test_a_backbone_file_is_read_back_and_claims_no_parity(backbone: Backbone, converted: Path) -> None:
+    paper = certificate.read(converted / "b.safetensors.certificate.json")
+    assert (paper.verdict, paper.parity, paper.fragment) == ("read back", None, None)
+    assert paper.why_no_parity == "a backbone file belongs to no framework"
+    assert (paper.coverage.expected, paper.coverage.mapped, paper.coverage.loaded) == (120, 120, None)
+    assert paper.weights.sha256 == sha256_of(converted / "b.safetensors")
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -141,7 +148,7 @@ def test_the_mmseg_fragment_turns_a_stock_model_into_one_that_holds_the_weights(
     mine = tmp_path / "mine.py"
     mine.write_text("_base_ = ['stock.py']\n" + (converted / "b.py").read_text())
     model = mmseg_model.build(mine, converted / "b.pth", "resnet18")
-    assert mmseg_receipt(model, backbone.metadata).live == backbone.fingerprint
+    assert mmseg_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
     assert type(model.backbone).__name__ == "ResNet"
     layer4: Any = model.get_submodule("backbone.layer4.1.conv1")
     assert layer4.dilation == (4, 4)
@@ -194,15 +201,15 @@ def test_the_mmseg_receipt_sees_weights_and_input_settings(backbone: Backbone, c
     metadata = backbone.metadata
     model.data_preprocessor._channel_conversion = False
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
-        mmseg_receipt(model, metadata)
+        mmseg_receipt(model, metadata, loaded_order="BGR")
     assert mmseg_receipt(model, metadata, loaded_order="RGB").preprocess.channel_order == "RGB"
     model.data_preprocessor._channel_conversion = True
     model.data_preprocessor.std.fill_(1)
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
-        mmseg_receipt(model, metadata)
+        mmseg_receipt(model, metadata, loaded_order="BGR")
     model.data_preprocessor._enable_normalize = False
     with pytest.raises(CheckFailed, match="has no mean and std"):
-        mmseg_receipt(model, metadata)
+        mmseg_receipt(model, metadata, loaded_order="BGR")
 
 
 def test_a_caffe_style_resnet50_in_mmseg_is_seen() -> None:
@@ -220,7 +227,7 @@ def test_a_caffe_style_resnet50_in_mmseg_is_seen() -> None:
         model.backbone = backbone
         model.data_preprocessor = mmseg_model.MODELS.build(settings["data_preprocessor"])
     with pytest.raises(CheckFailed, match="expected stride_in_1x1 False, found True"):
-        mmseg_receipt(model, resnet50.metadata)
+        mmseg_receipt(model, resnet50.metadata, loaded_order="BGR")
 
 
 def _swap_two(names: dict[str, str], a: str, b: str) -> dict[str, str]:

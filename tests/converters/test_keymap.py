@@ -78,4 +78,4 @@ def test_the_place_of_a_live_model_is_told_from_its_names(place: keymap.Place) -
 
 def test_a_map_that_gives_two_tensors_one_name_is_refused() -> None:
     with pytest.raises(ValueError, match="two tensors one name"):
-        KeyMap("x", {"a": "c", "b": "c"})
+        KeyMap("x", {"a": "c", "b": "c"}, region="")
