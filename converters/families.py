@@ -20,6 +20,7 @@ from converters import architectures, to_detectron2, to_mmseg, untrusted
 from converters.backbone import BATCH_COUNTER, Backbone, check_tensors
 from converters.errors import UserError
 from converters.metadata import FORMAT, Origin, safetensors_header
+from converters.seed import parse_seed
 from converters.settings import nearest
 
 Kind = Literal["backbone", "detectron2", "mmseg", "checkpoint"]
@@ -86,9 +87,7 @@ def read_source(source: str, family: str | None = None) -> Backbone:
     if kind != RANDOM or not colon:
         return read(Path(source), family)
     arch, _, seed = rest.partition(":")
-    if seed and not seed.isdecimal():
-        raise UserError(expected="random:ARCH:SEED with a whole number as seed", found=repr(seed), where=source)
-    return random_backbone(arch, int(seed or 0))
+    return random_backbone(arch, parse_seed(seed, "random:ARCH:SEED") if seed else 0)
 
 
 def random_backbone(arch: str, seed: int) -> Backbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(expected="a folder, or a place for one", found="a file", where=folder) from None
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a") as file:
+        # The lock lives as long as any copy of the open file: a forked child that outlives a killed run must have none.
+        os.register_at_fork(after_in_child=file.close)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

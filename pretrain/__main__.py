@@ -8,15 +8,26 @@ Several processes, here two on this machine (gloo on a CPU, NCCL on GPUs):
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from converters.errors import UserError
+from converters.seed import parse_seed
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
     "moco-transfer pretrain quickstart-moco-v2@1 --data sample/images -o runs/moco-v2\n"
     "  torchrun --nproc-per-node 8 -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --set epochs=800"
+)
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 a check failed, 2 wrong use; torchrun, where it starts the processes, ends with 1\n"
+    "for either, and what went wrong stands above its own report"
 )
 
 
@@ -50,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     _speak()
     device = distributed.parse_device(args.device)
     backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force)
-    if distributed.launched_rank() == 0:
+    if _launched_rank() == 0:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
         protocols = (
@@ -66,22 +77,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pretrain",
         description=HELP,
-        epilog=f"example:\n  {EXAMPLE}",
+        epilog=f"example:\n  {EXAMPLE}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    args = parser.parse_args(arguments)
+    with contextlib.ExitStack() as silence:
+        if _launched_rank():
+            for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+                silence.enter_context(redirect(io.StringIO()))
+        args = parser.parse_args(arguments)
     from converters.command import exit_code
 
-    return exit_code("pretrain", lambda: run(args))
+    return exit_code("pretrain", lambda: _run_and_tell_once(args))
+
+
+def _run_and_tell_once(args: argparse.Namespace) -> int:
+    """`run`; of a mistake that all processes meet, the first alone tells."""
+    try:
+        return run(args)
+    except UserError as error:
+        from pretrain.distributed import HereOnly
+
+        if _launched_rank() and not isinstance(error, HereOnly):
+            return 2
+        raise
+
+
+def _launched_rank() -> int:
+    """The rank that `torchrun` gave to this process, 0 without it; known before and after the group lives."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _seed(text: str) -> int:
-    """A seed from 0: the random streams are keyed by it."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("a seed is 0 or more")
-    return value
+    try:
+        return parse_seed(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _speak() -> None:

@@ -6,10 +6,11 @@ The reference's fields: `epoch` (finished epochs), `arch`, `state_dict` (names b
 
 from __future__ import annotations
 
+import copy
 import os
-import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from converters import untrusted
 from converters.errors import CheckFailed, UserError
+from pretrain import distributed
 from pretrain.images import ImageFolder
 from pretrain.model import MoCo
 from pretrain.recipes import EXECUTION_FIELDS, Recipe
@@ -71,22 +74,59 @@ def save(
         raise CheckFailed(f"{path}: the checkpoint could not be written ({error})") from error
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of this package, on the CPU.
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of this package, on the CPU, all fields of which are there."""
+
+    content: dict[str, Any]
+    """Its tensors are mapped from disk."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "state_dict": Mapping,
+    "optimizer": dict,
+    "recipe": Mapping,
+    "seed": int,
+    "data": Mapping,
+    "rng": Mapping,
+}
+
+
+def load(path: Path) -> Saved:
+    """Read a checkpoint of this package; nothing in it is executed.
 
     Raises:
-        UserError: if the file is damaged, or no checkpoint of ours.
+        UserError: if the file is damaged, no checkpoint of ours, or of another epoch than its name says.
     """
-    cure = "remove it to go on from the one before, or start anew with --force"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0][:120]
-        raise UserError(expected="a whole checkpoint", found=f"a fault ({reason})", where=path, cure=cure) from None
+        file = untrusted.load(path)
+    except UserError as error:
+        raise _refused(path, error.expected, error.found) from None
+    content = file.content
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = repr(content.get("schema")) if isinstance(content, dict) else type(content).__name__
-        raise UserError(expected=f"a checkpoint of schema {SCHEMA}", found=found, where=path, cure=cure)
-    return content
+        raise _refused(path, f"a checkpoint of schema {SCHEMA}", found)
+    for key, kind in _FIELDS.items():
+        if not isinstance(content.get(key), kind):
+            raise _refused(path, f"a whole checkpoint, with the field {key!r}", _kind(content.get(key)))
+    for key, name in (("data", "fingerprint"), ("rng", "torch")):
+        if name not in content[key]:
+            raise _refused(path, f"a whole checkpoint, with {name!r} in the field {key!r}", "none")
+    if content["epoch"] != _epoch(path) + 1:
+        raise _refused(path, f"{_epoch(path) + 1} finished epochs, as its name says", str(content["epoch"]))
+    return Saved(content, file.sha256)
+
+
+def _refused(path: Path, expected: str, found: str) -> UserError:
+    cure = "remove it to go on from the one before, or start anew with --force"
+    return UserError(expected=expected, found=found, where=path, cure=cure)
+
+
+def _kind(value: object) -> str:
+    return "none" if value is None else f"a {type(value).__name__}"
 
 
 def check_same_run(content: Mapping[str, Any], path: Path, *, recipe: Recipe, seed: int, images: ImageFolder) -> None:
@@ -110,11 +150,46 @@ def check_same_run(content: Mapping[str, Any], path: Path, *, recipe: Recipe, se
             )
 
 
-def restore(content: Mapping[str, Any], model: MoCo, optimizer: Optimizer) -> None:
-    """Put model, optimizer and random generators back to the state that was saved."""
-    model.load_state_dict(without_prefix(content["state_dict"]))
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["rng"]["torch"])
+def restore(content: Mapping[str, Any], path: Path, model: MoCo, optimizer: Optimizer) -> None:
+    """Put model, optimizer and random generators back to the state that was saved.
+
+    Raises:
+        UserError: if that state is of another model.
+    """
+    try:
+        model.load_state_dict(without_prefix(content["state_dict"]))
+        # A copy, because the optimizer keeps the tensors that it is given, and these are mapped from the file.
+        optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
+        torch.set_rng_state(content["rng"]["torch"])
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # torch says first what it was doing, then line by line what was wrong.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise _refused(path, "the state of this recipe's model", f"another ({lines[:2][-1].strip()[:160]})") from None
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape != parameter.shape:
+                found = f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
+                raise _refused(path, "the state of this recipe's optimizer", found)
+
+
+def check_finite(model: MoCo, out: Path, *, step: int, lr: float) -> None:
+    """See that a state is worth keeping; rank 0's counts, because it is what `save` writes.
+
+    Raises:
+        CheckFailed: in every process, if a weight or statistic is NaN or infinite.
+    """
+    ruined = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    device = model.queue.device
+    if distributed.from_main(torch.tensor(len(ruined), device=device)).item():
+        raise not_finite(f"the state ({ruined[0] if ruined else 'of process 0'}) is not finite", out, step=step, lr=lr)
+
+
+def not_finite(what: str, out: Path, *, step: int, lr: float) -> CheckFailed:
+    """The error for a run that diverged."""
+    return CheckFailed(
+        f"{what} at step {step}, lr {lr:g}; newest checkpoint: {newest(out) or 'none'}; "
+        "a lower lr or a higher temperature may help"
+    )
 
 
 def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

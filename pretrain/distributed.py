@@ -6,15 +6,22 @@ Everything here works without a group too, as if it had one member.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from converters.errors import UserError
+from converters.errors import CheckFailed, UserError
+
+T = TypeVar("T")
+
+
+class HereOnly(UserError):
+    """A mistake that other processes may not meet: whoever meets it must say so."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def process_group(device: torch.device | None = None) -> Iterator[World]:
         if device.index is None:
             device = torch.device("cuda", local_rank)
         if device.index >= torch.cuda.device_count():
-            raise UserError(
+            raise HereOnly(
                 expected=f"a GPU for local process {local_rank}",
                 found=f"{torch.cuda.device_count()} GPUs",
                 cure="start as many processes as there are GPUs, or use --device cpu",
@@ -118,15 +125,52 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def wait_for_all() -> None:
-    """Return once every process has come here."""
-    if dist.is_initialized():
-        dist.barrier()
+def gather_values(value: T) -> list[T]:
+    """A small picklable value of every process, in the order of ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def launched_rank() -> int:
-    """The rank that `torchrun` gave to this process, 0 without it; known before and after the group lives."""
-    return int(os.environ.get("RANK", "0"))
+def together(action: Callable[[], T]) -> T:
+    """This process's `action()`, once every process has done its own.
+
+    Raises:
+        UserError: in every process if any of them met one, so that none waits for a process that left.
+        CheckFailed: likewise.
+    """
+    results: list[T] = []
+    fault: UserError | CheckFailed | None = None
+    try:
+        results.append(action())
+    except (UserError, CheckFailed) as error:
+        fault = error
+    first = next(((number, met) for number, met in enumerate(gather_values(_told(fault))) if met is not None), None)
+    if first is None:
+        return results[0]
+    culprit, met = first
+    if culprit == rank() and fault is not None:
+        raise fault
+    elsewhere = f"{met['found']} (in process {culprit})"
+    if "expected" not in met:
+        raise CheckFailed(elsewhere)
+    raise UserError(expected=met["expected"], found=elsewhere, where=met["where"] or None, cure=met["cure"] or None)
+
+
+def _told(fault: UserError | CheckFailed | None) -> dict[str, str] | None:
+    """An error of ours as plain values: the exceptions themselves cannot be pickled."""
+    if fault is None:
+        return None
+    if isinstance(fault, CheckFailed):
+        return {"found": str(fault)}
+    return {
+        "expected": fault.expected,
+        "found": fault.found,
+        "where": str(fault.where or ""),
+        "cure": fault.cure or "",
+    }
 
 
 def parse_device(text: str | None) -> torch.device | None:
@@ -144,5 +188,5 @@ def parse_device(text: str | None) -> torch.device | None:
     if device.type not in ("cpu", "cuda"):
         raise UserError(expected="cpu or cuda", found=repr(text), where="--device")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(expected="a GPU", found="none", where=f"--device {text}", cure="use --device cpu")
+        raise HereOnly(expected="a GPU", found="none", where=f"--device {text}", cure="use --device cpu")
     return device

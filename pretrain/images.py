@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from converters.dataset_fingerprint import fingerprint, is_sample
 from converters.errors import UserError
+from converters.folders import files_below
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -40,8 +40,7 @@ class ImageFolder:
             )
         root = folder / "train" if (folder / "train").is_dir() else folder
         # Links are followed, as torchvision does: class folders are often links.
-        found = (Path(base, name) for base, _, names in os.walk(root, followlinks=True) for name in names)
-        paths = tuple(sorted(path for path in found if path.suffix.lower() in EXTENSIONS))
+        paths = tuple(sorted(path for path in files_below(root) if _is_image(path)))
         if not paths:
             raise UserError(
                 expected="images (" + ", ".join(sorted(EXTENSIONS)) + ")",
@@ -49,4 +48,23 @@ class ImageFolder:
                 where=root,
                 cure="point --data to a folder with images in it or in folders below it",
             )
-        return cls(root, paths, fingerprint(root, paths), is_sample(folder) or is_sample(folder.parent))
+        try:
+            identity = fingerprint(root, paths)
+        except OSError as error:
+            dangling = Path(error.filename).is_symlink()
+            found = "a link to nothing" if dangling else error.strerror or str(error)
+            raise _unusable(error.filename, found) from None
+        return cls(root, paths, identity, is_sample(folder) or is_sample(folder.parent))
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in EXTENSIONS:
+        return True
+    # One that dangles may have been a whole class folder. Links among the images themselves are seen by their sizes.
+    if path.is_symlink() and not path.exists():
+        raise _unusable(path, "a link to nothing")
+    return False
+
+
+def _unusable(path: str | Path, found: str) -> UserError:
+    return UserError(expected="images", found=found, where=path, cure="repair or remove it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from converters.errors import UserError
 from pretrain.augment import TwoViews, stream
+from pretrain.distributed import HereOnly, World
 from pretrain.images import ImageFolder
+from pretrain.recipes import Recipe
 
 
 class Draw(NamedTuple):
@@ -32,9 +34,9 @@ class Unreadable:
     path: Path
     reason: str
 
-    def error(self) -> UserError:
-        """What the user is told."""
-        return UserError(
+    def error(self) -> HereOnly:
+        """What the user is told, by the process that met it."""
+        return HereOnly(
             expected="an image",
             found=f"one that cannot be read ({self.reason})",
             where=self.path,
@@ -43,6 +45,29 @@ class Unreadable:
 
 
 Views = tuple[Tensor, Tensor]
+
+
+def loader(
+    images: ImageFolder, recipe: Recipe, world: World, batches: EpochBatches, seed: int
+) -> DataLoader[Views | Unreadable]:
+    """Batches of two views, each N×3×S×S, or a fault in one's stead."""
+    workers = recipe.workers if recipe.workers is not None else _default_workers(world)
+    return DataLoader(
+        TwoViewImages(images, TwoViews(recipe, seed)),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # its own: the number of workers must not move the model's random stream
+    )
+
+
+def _default_workers(world: World) -> int:
+    """On a CPU the encoders want every core, so loading has no process of its own."""
+    if world.device.type == "cpu":
+        return 0
+    return min(16, max(1, (os.cpu_count() or 1) // world.local_size))
 
 
 class TwoViewImages(Dataset[Views | Unreadable]):
@@ -56,7 +81,8 @@ class TwoViewImages(Dataset[Views | Unreadable]):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:
+            # Pillow's decoders raise nearly anything for a damaged file, as TypeError for a TIFF of wrong tags.
             return Unreadable(path, str(error) or type(error).__name__)
         return self.views(image, draw.epoch, draw.image)
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from converters.errors import UserError
 from converters.progress import Progress
 from converters.settings import Settings
 
@@ -42,15 +43,20 @@ class RunLog:
         start: epochs done before; rows and events after them, of a run that was cut off, are dropped.
         steps: steps an epoch.
         images: images that are still to be seen.
+
+    Raises:
+        UserError: if the folder holds a `log.csv` of another origin.
     """
 
     def __init__(self, out: Path, *, start: int, steps: int, images: int) -> None:
         self.path = out / CSV
         kept = [row for row in _rows(self.path) if row.epoch <= start]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        partial = out / f".{CSV}.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(EpochRow.model_fields)
             writer.writerows(_cells(row) for row in kept)
+        partial.replace(self.path)
         self._events = SummaryWriter(str(out / TENSORBOARD), purge_step=start * steps + 1)
         self._progress = Progress("pretrain", images, "images")
         self.begin_epoch()
@@ -89,7 +95,31 @@ def _cells(row: EpochRow) -> list[str]:
 
 
 def _rows(path: Path) -> list[EpochRow]:
-    if not path.is_file():
+    """The rows up to the first that is not whole: a run that was cut off may have left half of one.
+
+    Raises:
+        UserError: if the file is no log of ours.
+    """
+    if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [EpochRow.model_validate(row) for row in csv.DictReader(file) if None not in row.values()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    if not lines:
+        return []
+    header = list(EpochRow.model_fields)
+    if lines[0].split(",") != header:
+        raise UserError(
+            expected=f"a log with the columns {','.join(header)}",
+            found=f"another first line ({lines[0][:60]!r})",
+            where=path,
+            cure="move it away, or choose another folder with -o",
+        )
+    # Even a cut number is a number: a row is whole only with the end of its line.
+    whole = lines[1:] if text.endswith("\n") else lines[1:-1]
+    rows: list[EpochRow] = []
+    for line in whole:
+        try:
+            rows.append(EpochRow.model_validate(dict(zip(header, line.split(","), strict=True))))
+        except ValueError:  # of zip, and pydantic's
+            break
+    return rows

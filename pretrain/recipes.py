@@ -73,7 +73,7 @@ class Recipe(Settings):
     keep_every: int = Field(default=50, ge=0)
     """Every so many epochs the checkpoint is kept for good; 0 for never."""
     overrides: tuple[str, ...] = ()
-    """Dotted assignments that were applied to the declared recipe."""
+    """Dotted assignments by which the result differs from the declared recipe's, one a field."""
 
     @property
     def base_lr(self) -> float:
@@ -82,8 +82,9 @@ class Recipe(Settings):
 
     @property
     def modified(self) -> bool:
-        """True when a field differs from the declared recipe."""
-        return bool(self.overrides)
+        """True when a field that decides the result differs from the declared recipe."""
+        declared = RECIPES.get(self.id)
+        return bool(self.overrides) if declared is None else self.computation() != declared.computation()
 
     @property
     def method(self) -> str:
@@ -107,7 +108,11 @@ class Recipe(Settings):
                     cure="an id stands for its declared fields",
                 )
         changed = override(self, assignments)
-        return changed.model_copy(update={"overrides": (*self.overrides, *assignments)})
+        latest = {text.partition("=")[0]: text for text in (*self.overrides, *assignments)}
+        declared = RECIPES[self.id].computation() if self.id in RECIPES else {}
+        result = changed.computation()
+        telling = tuple(text for key, text in latest.items() if key in result and result[key] != declared.get(key))
+        return changed.model_copy(update={"overrides": telling})
 
     def computation(self) -> dict[str, Any]:
         """The fields that decide the result, as plain values."""

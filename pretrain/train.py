@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
-import os
-import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
-from torch.utils.data import DataLoader
 
-from converters import architectures, families
-from converters.errors import CheckFailed, UserError
-from pretrain import checkpoint, distributed
-from pretrain.augment import TwoViews
+from converters import architectures
+from converters.errors import UserError
+from pretrain import checkpoint, distributed, run_folder
 from pretrain.distributed import World
 from pretrain.images import ImageFolder
-from pretrain.loading import EpochBatches, TwoViewImages, Unreadable, Views, collate
-from pretrain.log import CSV, TENSORBOARD, RunLog
+from pretrain.loading import EpochBatches, Unreadable, loader
+from pretrain.log import RunLog
 from pretrain.model import MoCo, check_queue
 from pretrain.recipes import Recipe
 from pretrain.schedule import learning_rate
-
-BACKBONE = "backbone.safetensors"
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +54,9 @@ def pretrain(
         UserError: for wrong settings or input, or if `out` holds another run.
         CheckFailed: for a loss that is not finite, or a checkpoint that cannot be written.
     """
-    with distributed.process_group(device) as world:
-        architectures.architecture(recipe.arch)
-        check_queue(recipe.queue_size, recipe.batch_size)
-        world.share(recipe.batch_size, "batch_size")
-        run = _Run(recipe, ImageFolder.open(data), out, seed, world)
-        _check_images(run)
-        if world.is_main:
-            _prepare(out, force)
-        distributed.wait_for_all()
+    with distributed.process_group(device) as world, ExitStack() as held:
+        run = distributed.together(lambda: _checked(recipe, data, out, seed, world))
+        distributed.together(lambda: run_folder.take(out, held, force=force) if world.is_main else None)
 
         torch.manual_seed(seed)
         model = MoCo(
@@ -80,17 +70,15 @@ def pretrain(
         optimizer = SGD(
             model.parameters(), recipe.base_lr, momentum=recipe.sgd_momentum, weight_decay=recipe.weight_decay
         )
-        start = _resume(run, model, optimizer)
+        start, origin = distributed.together(lambda: _resume(run, model, optimizer))
+        _check_agreement(run, start, origin)
         if world.is_main:
             _announce(run, start)
         if start < recipe.epochs:
             _train(run, model, optimizer, start)
 
-        backbone = out / BACKBONE
-        if world.is_main and not backbone.exists():
-            families.read(checkpoint.path_for(out, recipe.epochs - 1)).save(backbone)
-        distributed.wait_for_all()
-        return backbone
+        distributed.together(lambda: run_folder.write_backbone(out, recipe.epochs) if world.is_main else None)
+        return out / run_folder.BACKBONE
 
 
 @dataclass(frozen=True)
@@ -108,12 +96,14 @@ def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
     """The epochs from `start` on, each with its checkpoint."""
     recipe, world = run.recipe, run.world
     batches = EpochBatches(len(run.images.paths), recipe.batch_size, rank=world.rank, world=world.size, seed=run.seed)
-    loader = _loader(run, batches)
+    batches_of_views = loader(run.images, recipe, world, batches, run.seed)
+    if world.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
     network = _in_group(model, world)
     network.train()
     steps = len(batches)
     remaining = (recipe.epochs - start) * steps * recipe.batch_size
-    with RunLog(run.out, start=start, steps=steps, images=remaining) if world.is_main else nullcontext() as log:
+    with _log_of(run, start=start, steps=steps, images=remaining) as log:
         for epoch in range(start, recipe.epochs):
             batches.epoch = epoch
             lr = learning_rate(recipe, epoch)
@@ -123,7 +113,7 @@ def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
             if log:
                 log.begin_epoch()
 
-            for step, views in enumerate(loader, start=epoch * steps + 1):
+            for step, views in enumerate(batches_of_views, start=epoch * steps + 1):
                 if isinstance(views, Unreadable):
                     raise views.error()
                 im_q, im_k = (view.to(world.device, non_blocking=True) for view in views)
@@ -131,7 +121,7 @@ def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
                 loss = F.cross_entropy(logits, labels)
                 measured = torch.stack([loss.detach(), *contrastive_accuracy(logits)]).cpu()
                 if not math.isfinite(measured[0].item()):
-                    raise _not_finite(measured[0].item(), step, lr, run.out)
+                    raise checkpoint.not_finite(f"the loss is {measured[0].item()}", run.out, step=step, lr=lr)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
@@ -143,16 +133,31 @@ def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
 
             # The mean over processes: each has seen as many images as the others.
             means = distributed.total(sums.to(world.device)).div(steps * world.size).tolist()
+            done = (epoch + 1) * steps
+            checkpoint.check_finite(model, run.out, step=done, lr=lr)
             if log:
-                log.epoch(epoch, (epoch + 1) * steps, loss=means[0], top1=means[1], top5=means[2], lr=lr)
+                with run_folder.writing(run.out):
+                    log.epoch(epoch, done, loss=means[0], top1=means[1], top5=means[2], lr=lr)
                 checkpoint.save(run.out, model, optimizer, epoch=epoch, recipe=recipe, seed=run.seed, images=run.images)
                 checkpoint.prune(run.out, recipe)
 
 
+def _log_of(run: _Run, *, start: int, steps: int, images: int) -> AbstractContextManager[RunLog | None]:
+    """The log, in the main process alone."""
+
+    def opened() -> AbstractContextManager[RunLog | None]:
+        if not run.world.is_main:
+            return nullcontext()
+        with run_folder.writing(run.out):
+            return RunLog(run.out, start=start, steps=steps, images=images)
+
+    return distributed.together(opened)
+
+
 @torch.no_grad()
 def contrastive_accuracy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """N×(1+K) logits, the positive first -> top-1 and top-5 accuracy, percent."""
-    better = (logits[:, 1:] > logits[:, :1]).sum(dim=1)  # N, negatives above the positive
+    """N×(1+K) logits, the positive first -> top-1 and top-5 accuracy, percent; a tie is no win."""
+    better = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)  # N, negatives not below the positive
     return 100 * (better < 1).float().mean(), 100 * (better < 5).float().mean()
 
 
@@ -163,33 +168,13 @@ def _in_group(model: MoCo, world: World) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[world.device.index] if world.device.type == "cuda" else None)
 
 
-def _loader(run: _Run, batches: EpochBatches) -> DataLoader[Views | Unreadable]:
-    recipe, world = run.recipe, run.world
-    workers = recipe.workers if recipe.workers is not None else _default_workers(world)
-    on_gpu = world.device.type == "cuda"
-    if on_gpu:
-        torch.backends.cudnn.benchmark = True
-    return DataLoader(
-        TwoViewImages(run.images, TwoViews(recipe, run.seed)),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=on_gpu,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # its own: the number of workers must not move the model's random stream
-    )
-
-
-def _default_workers(world: World) -> int:
-    """On a CPU the encoders want every core, so loading has no process of its own."""
-    if world.device.type == "cpu":
-        return 0
-    return min(16, max(1, (os.cpu_count() or 1) // world.local_size))
-
-
-def _check_images(run: _Run) -> None:
-    """See that there is an epoch of at least one global batch."""
-    images, batch_size = len(run.images.paths), run.recipe.batch_size
+def _checked(recipe: Recipe, data: Path, out: Path, seed: int, world: World) -> _Run:
+    """A run that can begin: settings that fit, and at least one global batch of images."""
+    architectures.architecture(recipe.arch)
+    check_queue(recipe.queue_size, recipe.batch_size)
+    world.share(recipe.batch_size, "batch_size")
+    run = _Run(recipe, ImageFolder.open(data), out, seed, world)
+    images, batch_size = len(run.images.paths), recipe.batch_size
     if images < batch_size:
         raise UserError(
             expected=f"at least {batch_size} images, one global batch",
@@ -197,38 +182,38 @@ def _check_images(run: _Run) -> None:
             where=run.images.root,
             cure=f"use more images, or a smaller batch, as --set batch_size={1 << (images.bit_length() - 1)}",
         )
+    return run
 
 
-def _prepare(out: Path, force: bool) -> None:
-    """Make `out`, and remove what a former run left half-written, or with `force` all of it."""
-    if out.exists() and not out.is_dir():
-        raise UserError(expected="a folder", found="a file", where=out, cure="choose another path with -o")
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.clear_partial(out)
-    if force:
-        checkpoint.clear(out)
-        shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
-        for name in (CSV, BACKBONE):
-            (out / name).unlink(missing_ok=True)
-    elif (out / BACKBONE).exists() and checkpoint.newest(out) is None:
-        raise UserError(
-            expected="a folder without a backbone of another origin",
-            found=BACKBONE,
-            where=out,
-            cure="choose another folder with -o, or start anew with --force",
-        )
-
-
-def _resume(run: _Run, model: MoCo, optimizer: SGD) -> int:
-    """Take up the newest checkpoint of the run's folder; the number of epochs that are done."""
+def _resume(run: _Run, model: MoCo, optimizer: SGD) -> tuple[int, str]:
+    """Take up the newest checkpoint of the run's folder; the number of epochs that are done, and its sha256."""
     newest = checkpoint.newest(run.out)
     if newest is None:
-        return 0
-    content = checkpoint.load(newest)
-    checkpoint.check_same_run(content, newest, recipe=run.recipe, seed=run.seed, images=run.images)
-    checkpoint.restore(content, model, optimizer)
-    epoch: int = content["epoch"]
-    return epoch
+        return 0, ""
+    saved = checkpoint.load(newest)
+    checkpoint.check_same_run(saved.content, newest, recipe=run.recipe, seed=run.seed, images=run.images)
+    checkpoint.restore(saved.content, newest, model, optimizer)
+    epoch: int = saved.content["epoch"]
+    return epoch, saved.sha256
+
+
+def _check_agreement(run: _Run, start: int, origin: str) -> None:
+    """See that every process is about to do its share of one and the same run, from the same state.
+
+    Raises:
+        UserError: in every process, if not.
+    """
+    images = run.images
+    state = [run.recipe.computation(), run.seed, images.fingerprint, len(images.paths), start, origin]
+    digests = distributed.gather_values(hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest())
+    others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise UserError(
+            expected="the same run in every process",
+            found=f"the processes see different data or checkpoints ({', '.join(others)} others than process 0)",
+            where=run.out,
+            cure="-o must be on a file system that all share, and --data the same images everywhere",
+        )
 
 
 def _announce(run: _Run, start: int) -> None:
@@ -251,11 +236,3 @@ def _announce(run: _Run, start: int) -> None:
         _log.info("complete already: all %d epochs are done", recipe.epochs)
     elif start:
         _log.info("goes on after epoch %d of %d", start, recipe.epochs)
-
-
-def _not_finite(loss: float, step: int, lr: float, out: Path) -> CheckFailed:
-    last = checkpoint.newest(out)
-    return CheckFailed(
-        f"the loss is {loss} at step {step}, lr {lr:g}; last good checkpoint: {last or 'none'}; "
-        "a lower lr or a higher temperature may help"
-    )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from converters.dataset_fingerprint import fingerprint, is_image, is_sample
 from converters.errors import UserError
+from converters.folders import files_below
 from evaluators.datasets.card import DatasetCard
 from evaluators.protocol import TaskSettings
 
@@ -126,12 +127,7 @@ def _class_files(split: Path) -> dict[str, list[Path]]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent) / name
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if is_image(name)
-    )
+    return sorted(path for path in files_below(folder) if is_image(path.name))
 
 
 def _same_classes(root: Path, classes: dict[str, set[str]]) -> None:

@@ -55,6 +55,24 @@ def test_a_flat_or_deep_or_linked_folder_will_do_and_other_files_are_left_out(tm
     assert not found.sample
 
 
+def test_a_dangling_link_is_named(tmp_path: Path) -> None:
+    make_images(tmp_path, 2)
+    for name in ("x.png", "class_elsewhere"):
+        link = tmp_path / "train" / name
+        link.symlink_to(tmp_path / "nothing")
+        with pytest.raises(UserError, match=rf"{name}: expected images, found a link to nothing"):
+            ImageFolder.open(tmp_path)
+        link.unlink()
+
+
+def test_a_link_to_a_folder_above_lists_nothing_twice(tmp_path: Path) -> None:
+    make_images(tmp_path, 2)
+    before = ImageFolder.open(tmp_path).paths
+    (tmp_path / "train" / "class0" / "up").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "higher").symlink_to(tmp_path)
+    assert ImageFolder.open(tmp_path).paths == before
+
+
 def test_the_fingerprint_says_which_images(tmp_path: Path) -> None:
     one = ImageFolder.open(make_images(tmp_path / "one", 4))
     same = ImageFolder.open(make_images(tmp_path / "two", 4))
@@ -92,6 +110,19 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     found = data[Draw(0, 0)]
     assert isinstance(found, Unreadable)
     assert found.path == tmp_path / "fake.jpg"
+
+
+def test_a_damage_that_pillow_answers_with_a_type_error_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tags.tif"
+    Image.new("RGB", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[72] = 2  # the number of the strip's rows is given as text
+    path.write_bytes(content)
+    with pytest.raises(TypeError), Image.open(path) as file:
+        file.convert("RGB")
+    found = TwoViewImages(ImageFolder.open(tmp_path), TwoViews(QUICKSTART_MOCO_V1, 0))[Draw(0, 0)]
+    assert isinstance(found, Unreadable)
+    assert found.path == path
 
 
 @given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**40))

@@ -42,6 +42,14 @@ def test_an_override_marks_the_recipe_as_modified() -> None:
     assert not MOCO_V2.modified
 
 
+@pytest.mark.parametrize("assignments", [("epochs=200",), ("workers=3", "keep_last=1"), ("lr=0.1", "lr=0.03")])
+def test_an_override_that_changes_no_result_marks_nothing(assignments: tuple[str, ...]) -> None:
+    recipe = MOCO_V2.overridden(assignments)
+    assert (recipe.modified, recipe.overrides) == (False, ())
+    both = MOCO_V2.overridden((*assignments, "mlp=false"))
+    assert (both.modified, both.overrides) == (True, ("mlp=false",))
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

@@ -69,6 +69,7 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 def test_a_run_leaves_checkpoints_logs_and_a_backbone(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".lock",
         "backbone.safetensors",
         *(f"checkpoint_{epoch:04d}.pth.tar" for epoch in range(4)),
         "log.csv",
@@ -148,9 +149,13 @@ def test_a_finished_run_is_left_as_it_is(finished: Path, images: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
-def test_workers_and_keeping_may_change_between_parts_of_a_run(finished: Path, images: Path) -> None:
-    recipe = RECIPE.overridden(("workers=1", "keep_every=2"))
-    assert pretrain(recipe, images, finished, seed=5, device=ON_CPU).is_file()
+def test_workers_and_keeping_may_change_between_parts_of_a_run(finished: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copy(finished / "checkpoint_0002.pth.tar", tmp_path)
+    recipe = RECIPE.overridden(("workers=1", "keep_last=1", "keep_every=3"))
+    backbone = Backbone.load(pretrain(recipe, images, tmp_path, seed=5, device=ON_CPU))
+    assert backbone.fingerprint == Backbone.load(finished / "backbone.safetensors").fingerprint
+    assert backbone.origin.recipe == Backbone.load(finished / "backbone.safetensors").origin.recipe
+    assert len(list(tmp_path.glob("checkpoint_*"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def test_force_starts_anew_and_old_checkpoints_are_pruned(finished: Path, images
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match=r"at step \d, lr 3\.125e\+28; last good checkpoint: none"):
+    with pytest.raises(CheckFailed, match=r"at step \d, lr 3\.125e\+28; newest checkpoint: none"):
         pretrain(RECIPE.overridden(("lr=1e30",)), images, tmp_path, device=ON_CPU)
     assert not list(tmp_path.glob("checkpoint*"))
 
@@ -214,6 +219,11 @@ def test_contrastive_accuracy_counts_the_negatives_above() -> None:
     logits = torch.tensor([[9, 1, 2, 3, 4, 5], [5, 6, 1, 1, 1, 1], [5, 6, 7, 8, 9, 1], [0, 1, 2, 3, 4, 5]]).float()
     top1, top5 = contrastive_accuracy(logits)
     assert (top1.item(), top5.item()) == (25.0, 75.0)
+
+
+def test_a_collapsed_encoder_wins_nothing() -> None:
+    top1, top5 = contrastive_accuracy(torch.ones(3, 9))
+    assert (top1.item(), top5.item()) == (0.0, 0.0)
 
 
 COMMAND = ["quickstart-moco-v2@1", *(word for assignment in OVERRIDES for word in ("--set", assignment))]
