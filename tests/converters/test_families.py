@@ -212,5 +212,5 @@ def test_paths_that_are_no_files_get_one_line(tmp_path: Path) -> None:
         families.read(tmp_path)
     with pytest.raises(UserError, match="did you mean 'resnet18'"):
         families.read_source("random:resnet19")
-    with pytest.raises(UserError, match="whole number as seed"):
+    with pytest.raises(UserError, match="expected a seed: a whole number"):
         families.read_source("random:resnet18:x")
