@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.dataset_fingerprint import fingerprint, is_sample
+from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample
 from converters.errors import UserError
 from converters.folders import files_below
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,10 @@ class ImageFolder:
             )
         root = folder / "train" if (folder / "train").is_dir() else folder
         # Links are followed, as torchvision does: class folders are often links.
-        paths = tuple(sorted(path for path in files_below(root) if _is_image(path)))
+        paths = tuple(sorted(path for path in files_below(root) if _counts(path)))
         if not paths:
             raise UserError(
-                expected="images (" + ", ".join(sorted(EXTENSIONS)) + ")",
+                expected="images (" + ", ".join(sorted(IMAGE_ENDINGS)) + ")",
                 found="none",
                 where=root,
                 cure="point --data to a folder with images in it or in folders below it",
@@ -57,8 +55,8 @@ class ImageFolder:
         return cls(root, paths, identity, is_sample(folder) or is_sample(folder.parent))
 
 
-def _is_image(path: Path) -> bool:
-    if path.suffix.lower() in EXTENSIONS:
+def _counts(path: Path) -> bool:
+    if is_image(path.name):
         return True
     # One that dangles may have been a whole class folder. Links among the images themselves are seen by their sizes.
     if path.is_symlink() and not path.exists():

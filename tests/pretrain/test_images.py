@@ -55,6 +55,13 @@ def test_a_flat_or_deep_or_linked_folder_will_do_and_other_files_are_left_out(tm
     assert not found.sample
 
 
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    make_images(tmp_path, 2)
+    before = ImageFolder.open(tmp_path)
+    (tmp_path / "train" / "class0" / "._0.png").write_bytes(b"what a Mac leaves on foreign disks")
+    assert ImageFolder.open(tmp_path) == before
+
+
 def test_a_dangling_link_is_named(tmp_path: Path) -> None:
     make_images(tmp_path, 2)
     for name in ("x.png", "class_elsewhere"):
