@@ -76,7 +76,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to find the run's processes")
 def test_a_run_that_is_killed_leaves_no_orphan_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, trial_seeds=[0, 1, 2])
+    suite = write_suite(tmp_path, pretrain_seeds=[0, 1, 2])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
         command("run", suite, "--jobs", 1),
