@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 
 from converters.errors import CheckFailed, UserError
-
-MAX_SEED = 2**63 - 1
+from converters.seed import parse_seed
 
 
 def seed(text: str) -> int:
-    """The type of every `--seed`: a whole number from 0 to 2^63 - 1, which all random generators take."""
-    if not text.isdecimal() or len(text) > 19 or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {MAX_SEED}, found {text[:30]!r}")
-    return int(text)
+    """The type of every `--seed` (see `converters.seed`)."""
+    try:
+        return parse_seed(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def exit_code(program: str, run: Callable[[], int], wrong_use: tuple[type[Exception], ...] = (UserError,)) -> int:

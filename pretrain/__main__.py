@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from converters.command import exit_code, seed
 from converters.errors import UserError
-from converters.seed import parse_seed
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help="the run's folder; a run cut off there goes on"
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="of everything random (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything random (default 0)")
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's field"
     )
@@ -86,8 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
                 silence.enter_context(redirect(io.StringIO()))
         args = parser.parse_args(arguments)
-    from converters.command import exit_code
-
     return exit_code("pretrain", lambda: _run_and_tell_once(args))
 
 
@@ -106,13 +104,6 @@ def _run_and_tell_once(args: argparse.Namespace) -> int:
 def _launched_rank() -> int:
     """The rank that `torchrun` gave to this process, 0 without it; known before and after the group lives."""
     return int(os.environ.get("RANK", "0"))
-
-
-def _seed(text: str) -> int:
-    try:
-        return parse_seed(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _speak() -> None:

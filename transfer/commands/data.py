@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from converters.command import seed
+
 HELP = "make data sets: sample data of real photographs, in four layouts"
 EXAMPLE = "moco-transfer data sample sample-data --size small --seed 0"
 
@@ -29,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiny: for tests; small: the quickstart's (4,940 crops, 520 scenes); large: ten times that "
         "(default: %(default)s)",
     )
-    sample.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same bytes (default: %(default)s)")
+    sample.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="same seed, same bytes (default: %(default)s)"
+    )
     sample.add_argument("--force", action="store_true", help="replace OUT if it is sample data")
     sample.set_defaults(action=_sample)
 
