@@ -64,6 +64,18 @@ class Step:
         return self.resolver()
 
 
+@dataclass
+class Status:
+    """Where a step stands."""
+
+    state: Literal["pending", "running", "done", "failed"] = "pending"
+    reason: str = ""
+    resolved: Resolved | None = None
+    seconds: float = 0.0
+    already: bool = False
+    """Done by an earlier run."""
+
+
 def cell_id(backbone: BackboneMetadata, protocol: Protocol, dataset_fingerprint: str, seed: int) -> str:
     """The id of a cell: a hash of everything that decides its number."""
     return _hash(

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -14,11 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from converters.progress import clock
-
-if TYPE_CHECKING:  # run imports this module
-    from transfer.cells import Step
-    from transfer.launch import Running
-    from transfer.run import Status
+from transfer.cells import Status, Step
+from transfer.launch import Running
 
 _COLOURS = {"pending": "dim", "running": "cyan", "done": "green", "failed": "red"}
 

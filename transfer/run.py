@@ -6,14 +6,13 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from converters.errors import UserError
 from converters.lock import exclusive
 from reports import store
 from reports.errors import ReportError
 from reports.plan import Plan, PlannedCell
-from transfer.cells import Resolved, Step
+from transfer.cells import Resolved, Status, Step
 from transfer.launch import Running, start, stop
 from transfer.overview import Overview
 from transfer.suite import Suite
@@ -22,18 +21,6 @@ _log = logging.getLogger(__name__)
 
 # Long steps first, so that the last one does not run alone.
 _ORDER = {"data": 0, "pretraining": 1, "backbone": 2, "detection": 3, "segmentation": 4, "linear": 5, "knn": 6}
-
-
-@dataclass
-class Status:
-    """Where a step stands."""
-
-    state: Literal["pending", "running", "done", "failed"] = "pending"
-    reason: str = ""
-    resolved: Resolved | None = None
-    seconds: float = 0.0
-    already: bool = False
-    """Done by an earlier run."""
 
 
 @dataclass
