@@ -109,12 +109,11 @@ def _launched_rank() -> int:
 def _speak() -> None:
     """Show what `pretrain` logs, as plain lines."""
     log = logging.getLogger("pretrain")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]  # not added: a second call in one process must not say everything twice
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 if __name__ == "__main__":
