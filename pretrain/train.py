@@ -232,6 +232,9 @@ def _announce(run: _Run, start: int) -> None:
         recipe.batch_size,
         "cosine" if recipe.schedule == "cosine" else f"÷ 10 after epochs {', '.join(map(str, recipe.milestones))}",
     )
+    if world.size == 1:
+        # moco#20, #47, #133: a permutation inside one batch changes no statistic, and the pretext task leaks.
+        _log.info("shuffle-BN: no effect in one process; the papers' numbers need several, under torchrun")
     if start >= recipe.epochs:
         _log.info("complete already: all %d epochs are done", recipe.epochs)
     elif start:

@@ -56,6 +56,7 @@ def evaluate_cell(
         CheckFailed: if a proof does not hold.
     """
     started, clock = datetime.now(UTC), time.monotonic()
+    commit, dirty = provenance.commit()  # now: the source may change while this runs
     place = _device(device)
     backbone = families.read_source(weights)
     dataset = card(protocol.settings, data).fingerprint
@@ -66,30 +67,31 @@ def evaluate_cell(
         if path.exists() and not force:
             return _existing(path, row), path
         outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
-    if outcome.dataset.fingerprint != dataset:
-        raise CheckFailed(f"{data}: the data set changed during the evaluation, so its number belongs to no data set")
-    commit, dirty = provenance.commit()
-    record = Record(
-        cell_id=id_,
-        protocol=_protocol_card(protocol),
-        backbone=_backbone_card(backbone, row),
-        dataset=DatasetCard.model_validate(outcome.dataset.model_dump() | {"name": data_name}),
-        pretrain_seed=backbone.origin.pretrain_seed,
-        trial_seed=seed,
-        metrics=_metrics(outcome),
-        receipt=ReceiptCard.model_validate(outcome.receipt.model_dump()),
-        notes=outcome.notes,
-        provenance=Provenance(
-            command=command,
-            commit=commit,
-            dirty=dirty,
-            versions=provenance.versions(),
-            device=provenance.device_name(place.type),
-            started=started.isoformat(timespec="seconds"),
-            wall_seconds=round(time.monotonic() - clock, 3),
-        ),
-    )
-    return record, store.write_record(record, run / "results", overwrite=force)
+        if outcome.dataset.fingerprint != dataset:
+            raise CheckFailed(
+                f"{data}: the data set changed during the evaluation, so its number belongs to no data set"
+            )
+        record = Record(
+            cell_id=id_,
+            protocol=_protocol_card(protocol),
+            backbone=_backbone_card(backbone, row),
+            dataset=DatasetCard.model_validate(outcome.dataset.model_dump() | {"name": data_name}),
+            pretrain_seed=backbone.origin.pretrain_seed,
+            trial_seed=seed,
+            metrics=_metrics(outcome),
+            receipt=ReceiptCard.model_validate(outcome.receipt.model_dump()),
+            notes=outcome.notes,
+            provenance=Provenance(
+                command=command,
+                commit=commit,
+                dirty=dirty,
+                versions=provenance.versions(),
+                device=provenance.device_name(place.type),
+                started=started.isoformat(timespec="seconds"),
+                wall_seconds=round(time.monotonic() - clock, 3),
+            ),
+        )
+        return record, store.write_record(record, run / "results", overwrite=force)
 
 
 def _device(name: str | None) -> torch.device:

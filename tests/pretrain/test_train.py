@@ -264,6 +264,7 @@ def test_the_command_says_how_to_evaluate(finished: Path, images: Path, capsys: 
     backbone = finished / "backbone.safetensors"
     assert f"moco-transfer evaluate knn-dino@1 --backbone {backbone} --data {images}" in shown.out
     assert "complete already: all 4 epochs are done" in shown.err
+    assert "shuffle-BN: no effect in one process" in shown.err
 
 
 @pytest.mark.parametrize(
