@@ -13,8 +13,10 @@ from pydantic import AfterValidator, Field
 from converters.errors import UserError
 from converters.settings import Settings, nearest, override
 
-EXECUTION_FIELDS = frozenset({"workers", "keep_last", "keep_every"})
-"""Fields that change how a run is carried out, not what it computes: they may differ when it is resumed."""
+EXECUTION_FIELDS = frozenset(
+    {"accumulate", "channels_last", "compile", "keep_every", "keep_last", "max_damaged", "save_steps", "workers"}
+)
+"""Fields that change how a run is carried out; what it computes, rounding apart, they leave: a resume may change them."""
 
 
 def _rising(values: tuple[float, float]) -> tuple[float, float]:
@@ -39,10 +41,12 @@ class Recipe(Settings):
     arch: str = "resnet50"
     dim: int = Field(default=128, gt=0)
     """D of the embedding."""
+    mechanism: Literal["queue", "memory-bank", "end-to-end"] = "queue"
+    """Where the keys come from; `queue` is MoCo, the others are what He et al. 2020 compare it with (figure 2)."""
     queue_size: int = Field(default=65536, gt=0)
-    """K, the number of negative keys."""
+    """K, the number of negative keys; for `end-to-end` the batch decides it instead."""
     momentum: float = Field(default=0.999, ge=0, le=1)
-    """m of the key encoder."""
+    """m of the key encoder; for `memory-bank`, of the entries (Wu et al. 2018 use 0.5)."""
     temperature: float = Field(default=0.07, gt=0)
     """T of the logits."""
     mlp: bool = False
@@ -51,10 +55,17 @@ class Recipe(Settings):
     """See `pretrain.augment`."""
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[int, ...] = (120, 160)
-    """For `step`: epochs after which the learning rate falls tenfold."""
+    """For `step`: epochs after which the learning rate falls."""
+    lr_decay: float = Field(default=0.1, gt=0, le=1)
+    """For `step`: what the learning rate is multiplied by at each of them."""
     epochs: int = Field(default=200, gt=0)
     batch_size: int = Field(default=256, gt=0)
-    """Images a step over all processes."""
+    """Images of an optimizer step, over all processes and parts."""
+    bn_groups: int | None = Field(default=None, gt=0)
+    """Sub-batches of the step whose BN statistics are apart, over all processes; None: one a process.
+
+    The papers' runs have 8, one a GPU. With the same number, one process computes what 8 do (section 3.3, shuffle-BN).
+    """
     lr: float = Field(default=0.03, gt=0)
     """Stated for 256 images a step; the run uses lr × batch_size / 256 (see `base_lr`)."""
     sgd_momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -66,6 +77,22 @@ class Recipe(Settings):
     """Area range of the random resized crop."""
     blur_radius: Range = (0.1, 2.0)
     """For augmentation v2: range of the Gaussian's standard deviation, pixels."""
+    pipeline: Literal["torchvision", "batched"] = "torchvision"
+    """`torchvision`: PIL, image by image, as the reference; `batched`: decoded small, augmented on the device."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the encoders' arithmetic (autocast); weights, loss, queue and key encoder stay in fp32."""
+    epoch_images: int | None = Field(default=None, gt=0)
+    """Images that count as an epoch; None: all there are. Shards that do not say how many they hold need it."""
+    accumulate: int = Field(default=1, gt=0)
+    """Parts in which a process computes its share of the step, one after the other, to save memory."""
+    channels_last: bool = False
+    """Memory format of the encoders."""
+    compile: bool = False
+    """Encoders through torch.compile; needs a C++ compiler on a CPU."""
+    max_damaged: float = Field(default=0.001, ge=0, le=1)
+    """A damaged image is skipped, counted and listed; more than this share of an epoch's images stops the run."""
+    save_steps: int = Field(default=0, ge=0)
+    """Every so many steps of an epoch a checkpoint is written too; 0 for at its end alone."""
     workers: int | None = Field(default=None, ge=0)
     """Loading processes of each training process; None: none on a CPU, up to 16 beside a GPU. Changes no result."""
     keep_last: int = Field(default=2, gt=0)
@@ -88,7 +115,9 @@ class Recipe(Settings):
 
     @property
     def method(self) -> str:
-        """`MoCo v1` or `MoCo v2`, by the head, as published checkpoints are told apart."""
+        """`MoCo v1` or `MoCo v2`, by the head, as published checkpoints are told apart; or the other mechanism."""
+        if self.mechanism != "queue":
+            return self.mechanism
         return "MoCo v2" if self.mlp else "MoCo v1"
 
     def overridden(self, assignments: tuple[str, ...]) -> Self:
@@ -127,8 +156,22 @@ def _variant(recipe: Recipe, recipe_id: str, **changes: object) -> Recipe:
 V2_CHANGES: dict[str, object] = {"mlp": True, "temperature": 0.2, "augmentation": "v2", "schedule": "cosine"}
 """All that makes MoCo v1 into v2 (Chen et al. 2020, Table 1; `--mlp --moco-t 0.2 --aug-plus --cos`)."""
 
-MOCO_V1 = Recipe(id="moco-v1@1")
+MOCO_V1 = Recipe(id="moco-v1@1", bn_groups=8)
 MOCO_V2 = _variant(MOCO_V1, "moco-v2@1", **V2_CHANGES)
+
+# A billion uncurated images on 64 GPUs (He et al. 2020, section 4, training): 1.25 M steps of 1024, the learning rate 0.12
+# falls to nine tenths every 62,500 steps, here called an epoch of 64 M images.
+MOCO_V1_IG1B = _variant(
+    MOCO_V1,
+    "moco-v1-ig1b@1",
+    batch_size=1024,
+    bn_groups=64,
+    epoch_images=64_000_000,
+    epochs=20,
+    milestones=tuple(range(1, 20)),
+    lr_decay=0.9,
+    save_steps=2_500,
+)
 
 # For the generated sample data on a CPU: small images, a queue of about one data set, a faster key encoder.
 QUICKSTART_MOCO_V1 = _variant(
@@ -143,11 +186,12 @@ QUICKSTART_MOCO_V1 = _variant(
     lr=0.24,
     epochs=10,
     milestones=(7, 9),
+    bn_groups=None,
 )
 QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@1", **V2_CHANGES)
 
 RECIPES: dict[str, Recipe] = {
-    recipe.id: recipe for recipe in (MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2)
+    recipe.id: recipe for recipe in (MOCO_V1, MOCO_V2, MOCO_V1_IG1B, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2)
 }
 
 

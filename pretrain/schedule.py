@@ -12,4 +12,4 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
     if recipe.schedule == "cosine":
         return recipe.base_lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
     passed = sum(epoch >= milestone for milestone in recipe.milestones)
-    return recipe.base_lr * 0.1**passed
+    return recipe.base_lr * recipe.lr_decay**passed
