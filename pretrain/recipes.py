@@ -16,7 +16,7 @@ from converters.settings import Settings, nearest, override
 EXECUTION_FIELDS = frozenset(
     {"accumulate", "channels_last", "compile", "keep_every", "keep_last", "max_damaged", "save_steps", "workers"}
 )
-"""Fields that change how a run is carried out; what it computes, rounding apart, they leave: a resume may change them."""
+"""Fields that change how a run is carried out, not what it computes (but for rounding): a resume may change them."""
 
 
 def _rising(values: tuple[float, float]) -> tuple[float, float]:
@@ -159,8 +159,8 @@ V2_CHANGES: dict[str, object] = {"mlp": True, "temperature": 0.2, "augmentation"
 MOCO_V1 = Recipe(id="moco-v1@1", bn_groups=8)
 MOCO_V2 = _variant(MOCO_V1, "moco-v2@1", **V2_CHANGES)
 
-# A billion uncurated images on 64 GPUs (He et al. 2020, section 4, training): 1.25 M steps of 1024, the learning rate 0.12
-# falls to nine tenths every 62,500 steps, here called an epoch of 64 M images.
+# A billion uncurated images on 64 GPUs (He et al. 2020, section 4, training): 1.25 M steps of 1024; the learning rate
+# of 0.12 falls to nine tenths every 62,500 steps, here called an epoch of 64 M images.
 MOCO_V1_IG1B = _variant(
     MOCO_V1,
     "moco-v1-ig1b@1",
