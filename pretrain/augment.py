@@ -6,6 +6,8 @@ workers nor a resume changes an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
@@ -14,6 +16,38 @@ from torchvision import transforms
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.recipes import Recipe
+
+ViewMaker = Callable[[Image.Image, int, int], tuple[Tensor, ...]]
+"""(image as `Image.open` gave it, epoch, number) -> tensors of one image; runs in the loading process."""
+
+Finisher = Callable[[tuple[Tensor, ...], torch.device], tuple[Tensor, Tensor]]
+"""(stacked tensors in host memory, device) -> im_q and im_k there, each N×3×S×S float32, normalised."""
+
+
+def view_maker(recipe: Recipe, seed: int) -> ViewMaker:
+    """What the loading process does with an image.
+
+    It decodes the image, so it raises whatever Pillow's decoders raise for a damaged file, which is nearly anything.
+    """
+    if recipe.pipeline == "torchvision":
+        return TwoViews(recipe, seed)
+    raise NotImplementedError(recipe.pipeline)
+
+
+def finisher(recipe: Recipe) -> Finisher:
+    """What the training process does with a batch of the view maker's tensors.
+
+    It copies without waiting where the tensors are pinned, and never makes the host wait for the device.
+    """
+    if recipe.pipeline == "torchvision":
+        return moved
+    raise NotImplementedError(recipe.pipeline)
+
+
+def moved(views: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The views of the torchvision pipeline are finished: they are only copied to the device."""
+    im_q, im_k = (view.to(device, non_blocking=True) for view in views)
+    return im_q, im_k
 
 
 class GaussianBlur:
@@ -49,6 +83,7 @@ class TwoViews:
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """The views of image number `index` in `epoch`, each 3×S×S."""
+        image = image.convert("RGB")
         return self._view(image, epoch, index, 0), self._view(image, epoch, index, 1)
 
     def _view(self, image: Image.Image, epoch: int, index: int, view: int) -> Tensor:
