@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from converters import arrays, keymap
-from converters.architectures import ARCHITECTURES
+from converters.architectures import ARCHITECTURES, Architecture
 from converters.backbone import Backbone
 from converters.errors import UserError
 from converters.fragment import on_byte_scale
@@ -45,6 +45,17 @@ def default_head(arch: str) -> Head:
     return "C4" if ARCHITECTURES[arch].bottleneck else "FPN"
 
 
+def resnet(arch: Architecture) -> dict[str, int]:
+    """The keys below `MODEL.RESNETS` that tell detectron2 which ResNet to build."""
+    return {
+        "DEPTH": arch.depth,
+        "NUM_GROUPS": arch.groups,
+        "WIDTH_PER_GROUP": arch.width_per_group * arch.widening,
+        "STEM_OUT_CHANNELS": arch.stem_width,
+        "RES2_OUT_CHANNELS": arch.stage_widths[0],
+    }
+
+
 def settings(metadata: BackboneMetadata, weights: str, head: Head | None = None) -> dict[str, Any]:
     """The settings as nested keys of detectron2's configuration.
 
@@ -63,9 +74,7 @@ def settings(metadata: BackboneMetadata, weights: str, head: Head | None = None)
             expected="a bottleneck ResNet for the head c4", found=metadata.arch, where="--head", cure="use --head fpn"
         )
     mean, std = on_byte_scale(metadata.preprocess)
-    resnets: dict[str, Any] = {"DEPTH": arch.depth, "NORM": "SyncBN", "STRIDE_IN_1X1": metadata.stride_in_1x1}
-    if not arch.bottleneck:
-        resnets["RES2_OUT_CHANNELS"] = arch.stage_widths[0]
+    resnets: dict[str, Any] = {**resnet(arch), "NORM": "SyncBN", "STRIDE_IN_1X1": metadata.stride_in_1x1}
     model: dict[str, Any] = {
         "META_ARCHITECTURE": "GeneralizedRCNN",
         "WEIGHTS": weights,

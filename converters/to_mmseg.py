@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from converters import keymap, untrusted
-from converters.architectures import ARCHITECTURES
+from converters.architectures import ARCHITECTURES, Architecture
 from converters.backbone import Backbone
 from converters.errors import UserError
 from converters.fragment import on_byte_scale
@@ -20,10 +20,25 @@ _HEADER = "moco_transfer"
 
 _LINES = """\
 # {file} for mmsegmentation: the settings that the weights need. Put them below your configuration's `_base_` line.
-# type='ResNet': the stock models' ResNetV1c has a deep stem, into which these weights load nowhere, without an error.
+# type='{type}': the stock models' ResNetV1c has a deep stem, into which these weights load nowhere, without an error.
 # One GPU, or a CPU: put type='BN' for 'SyncBN'; with fewer than about 8 images a GPU its statistics are poor.
 # The checkpoint's path is taken from the working directory: write the whole path where that is another folder.
 """
+
+
+def resnet(arch: Architecture) -> dict[str, Any]:
+    """The keys that tell mmsegmentation which backbone to build, its `type` first."""
+    if arch.groups > 1:
+        return {
+            "type": "ResNeXt",
+            "depth": arch.depth,
+            "groups": arch.groups,
+            "base_width": arch.width_per_group,
+        }
+    plain = {"type": "ResNet", "depth": arch.depth}
+    if arch.widening == 1:
+        return plain
+    return {**plain, "stem_channels": arch.stem_width, "base_channels": arch.stem_width}
 
 
 def settings(metadata: BackboneMetadata, weights: str) -> dict[str, Any]:
@@ -45,8 +60,7 @@ def settings(metadata: BackboneMetadata, weights: str) -> dict[str, Any]:
         "seg_pad_val": 255,
     }
     backbone = {
-        "type": "ResNet",
-        "depth": ARCHITECTURES[metadata.arch].depth,
+        **resnet(ARCHITECTURES[metadata.arch]),
         "norm_cfg": norm,
         "norm_eval": False,
         "frozen_stages": -1,
@@ -60,9 +74,10 @@ def settings(metadata: BackboneMetadata, weights: str) -> dict[str, Any]:
 
 def write_fragment(metadata: BackboneMetadata, weights: str, path: Path) -> None:
     """The settings as a Python configuration, with the traps as comments."""
-    text = _LINES.format(file=path.name)
+    content = settings(metadata, weights)
+    text = _LINES.format(file=path.name, type=content["model"]["backbone"]["type"])
     known: dict[int, str] = {}
-    for name, value in settings(metadata, weights).items():
+    for name, value in content.items():
         text += f"{name} = {_python(value, known)}\n"
         known[id(value)] = name
     path.write_text(text, encoding="utf-8")

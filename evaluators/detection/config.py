@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
+from converters import to_detectron2
 from converters.architectures import Architecture
 from converters.metadata import BackboneMetadata, Preprocess
 from evaluators.detection import heads
@@ -53,10 +54,9 @@ def build(
     cfg.MODEL.MASK_ON = False
     # At its default of 2, detectron2 freezes stem and res2 and turns their norm into FrozenBN, whatever NORM says.
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = architecture.depth
+    cfg.MODEL.RESNETS.update(to_detectron2.resnet(architecture))
     cfg.MODEL.RESNETS.NORM = norm
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = backbone.stride_in_1x1
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = architecture.stage_widths[0]
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [list(sizes) for sizes in settings.anchor_sizes]
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = settings.rpn_topk_train
     cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = settings.rpn_topk_test
