@@ -28,14 +28,21 @@ def fingerprint(root: Path, images: Iterable[Path], annotations: Iterable[Path] 
 
     An image whose bytes change while its size stays is not seen.
     """
-    digest = hashlib.sha256()
-    for path in sorted(images):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+    digest = listed((path.relative_to(root).as_posix(), path.stat().st_size) for path in sorted(images))
     for path in sorted(annotations):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def listed(files: Iterable[tuple[str, int]]) -> hashlib._Hash:
+    """sha256 of relative paths and sizes in bytes, in the order given; more can be added to it."""
+    digest = hashlib.sha256()
+    for name, size in files:
+        # Names that are no UTF-8 are bytes on disk all the same.
+        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
+    return digest
 
 
 def is_sample(root: Path) -> bool:

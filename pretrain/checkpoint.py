@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from converters import untrusted
 from converters.errors import CheckFailed, UserError
 from pretrain import distributed
-from pretrain.images import ImageFolder
+from pretrain.images import Source
 from pretrain.model import MoCo
 from pretrain.recipes import EXECUTION_FIELDS, Recipe
 
@@ -41,7 +41,7 @@ def newest(out: Path) -> Path | None:
 
 
 def save(
-    out: Path, model: MoCo, optimizer: Optimizer, *, epoch: int, recipe: Recipe, seed: int, images: ImageFolder
+    out: Path, model: MoCo, optimizer: Optimizer, *, epoch: int, recipe: Recipe, seed: int, images: Source
 ) -> None:
     """Write the state after `epoch` (from 0), whole or not at all: to a temporary file, flushed, renamed.
 
@@ -57,7 +57,7 @@ def save(
         "optimizer": optimizer.state_dict(),
         "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
-        "data": {"fingerprint": images.fingerprint, "images": len(images.paths), "sample": images.sample},
+        "data": {"fingerprint": images.fingerprint, "images": images.count, "sample": images.sample},
         "rng": {"torch": torch.get_rng_state()},
         "scaler": None,
         "loader": {"epoch": epoch + 1, "batch": 0},
@@ -129,7 +129,7 @@ def _kind(value: object) -> str:
     return "none" if value is None else f"a {type(value).__name__}"
 
 
-def check_same_run(content: Mapping[str, Any], path: Path, *, recipe: Recipe, seed: int, images: ImageFolder) -> None:
+def check_same_run(content: Mapping[str, Any], path: Path, *, recipe: Recipe, seed: int, images: Source) -> None:
     """See that a checkpoint comes from the run that is asked for.
 
     Raises:

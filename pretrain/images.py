@@ -1,29 +1,54 @@
-"""Images without labels: which files a data set holds. Loads no torch, so that a run can plan without it."""
+"""Images without labels: which ones a data set holds. Loads no torch, so that a run can plan without it.
+
+A data set is a folder, a list of files, or WebDataset tar shards (`pretrain.shards`); `open_source` tells them apart.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample
+from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample, listed
 from converters.errors import UserError
 from converters.folders import files_below
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """All images below a folder, class folders or not: labels are not read."""
+class ImageFiles:
+    """Images that are files of their own, each with a number: its place in `paths`."""
 
     root: Path
-    """`train/` below the folder given where there is one, as in the reference; otherwise that folder."""
+    """The folder below which all of them lie."""
     paths: tuple[Path, ...]
     fingerprint: str
     """See `converters.dataset_fingerprint`; over the images used, relative to `root`."""
     sample: bool
     """True for generated sample data."""
 
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.paths)
+
+    @property
+    def where(self) -> str:
+        """The source as messages name it."""
+        return str(self.root)
+
+
+@dataclass(frozen=True)
+class ImageFolder(ImageFiles):
+    """All images below a folder, class folders or not: labels are not read.
+
+    `root` is `train/` below the folder given where there is one, as in the reference; otherwise that folder.
+    """
+
     @classmethod
-    def open(cls, folder: Path) -> ImageFolder:
+    def open(cls, folder: Path) -> Self:
         """List the images below `folder`.
 
         Raises:
@@ -55,6 +80,98 @@ class ImageFolder:
         return cls(root, paths, identity, is_sample(folder) or is_sample(folder.parent))
 
 
+@dataclass(frozen=True)
+class ImageList(ImageFiles):
+    """The images that a text file names, one path a line, absolute or relative to the list's folder.
+
+    Blank lines and lines that begin with `#` count for nothing, nor does the order of the lines. `root` is the deepest
+    folder that holds all of them, so that a list of all images of a folder has that folder's fingerprint. A file counts
+    whatever its ending.
+    """
+
+    file: Path
+    """The list."""
+
+    @property
+    def where(self) -> str:
+        """The source as messages name it."""
+        return str(self.file)
+
+    @classmethod
+    def open(cls, file: Path) -> Self:
+        """Read the list at `file`.
+
+        Raises:
+            UserError: naming the line, if one names no file, or one that another line has named; for an empty list.
+        """
+        sizes: dict[Path, int] = {}
+        lines: dict[Path, int] = {}
+        for number, text in entries(file):
+            # Not resolved: a link among the images is an image under its own name, as in a folder.
+            path = Path(os.path.abspath(file.parent / text))  # noqa: PTH100 - resolve() would follow links
+            if path in sizes:
+                raise _line(file, number, "each image once", f"one that line {lines[path]} has named", "remove one")
+            sizes[path], lines[path] = _size(path, file, number), number
+        if not sizes:
+            raise empty(file)
+        paths = tuple(sorted(sizes))
+        root = Path(os.path.commonpath({path.parent for path in paths}))
+        identity = listed((path.relative_to(root).as_posix(), sizes[path]) for path in paths).hexdigest()
+        return cls(root, paths, identity, any(is_sample(above) for above in (root, *root.parents[:2])), file)
+
+
+def entries(file: Path) -> Iterator[tuple[int, str]]:
+    """The entries of a text list, each with its line number from 1; blank lines and comments are left out.
+
+    Raises:
+        UserError: if there is no such file, or it is no text.
+    """
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = line.strip()
+                if text and not text.startswith("#"):
+                    yield number, text
+    except OSError as error:
+        found = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        expected = "a folder of images, a list of files, or tar shards"
+        raise UserError(expected=expected, found=found, where=file, cure="check the path given as --data") from None
+    except UnicodeDecodeError:
+        raise UserError(
+            expected="a list of files: text in UTF-8, one path a line",
+            found="other bytes",
+            where=file,
+            cure="check the path given as --data",
+        ) from None
+
+
+def empty(file: Path) -> UserError:
+    """The error for a list without an entry."""
+    return UserError(
+        expected="a list of images or tar shards, one path a line",
+        found="no entry",
+        where=file,
+        cure="write the paths into it, absolute or relative to the list's folder",
+    )
+
+
+def _size(path: Path, file: Path, number: int) -> int:
+    try:
+        status = path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        found = f"none at {path}" if missing else f"{path}: {error.strerror or error}"
+    else:
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+        found = f"a folder at {path}" if stat.S_ISDIR(status.st_mode) else f"no plain file at {path}"
+    raise _line(file, number, "an image file", found, "correct or remove the line")
+
+
+def _line(file: Path, number: int, expected: str, found: str, cure: str) -> UserError:
+    return UserError(expected=expected, found=found, where=f"{file}, line {number}", cure=cure)
+
+
 def _counts(path: Path) -> bool:
     if is_image(path.name):
         return True
@@ -66,3 +183,16 @@ def _counts(path: Path) -> bool:
 
 def _unusable(path: str | Path, found: str) -> UserError:
     return UserError(expected="images", found=found, where=path, cure="repair or remove it")
+
+
+Source = ImageFiles
+
+
+def open_source(data: str | Path) -> Source:
+    """What `--data` names: a folder of images or a list of files.
+
+    Raises:
+        UserError: if it is none of them, or holds no image.
+    """
+    path = Path(data)
+    return ImageFolder.open(path) if path.is_dir() else ImageList.open(path)

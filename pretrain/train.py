@@ -20,9 +20,10 @@ from torch.optim import SGD
 from converters import architectures
 from converters.errors import UserError
 from pretrain import checkpoint, distributed, run_folder
-from pretrain.distributed import World
-from pretrain.images import ImageFolder
-from pretrain.loading import EpochBatches, Unreadable, loader
+from pretrain.augment import finisher, view_maker
+from pretrain.distributed import HereOnly, World
+from pretrain.images import Source, open_source
+from pretrain.loading import Loader, epoch_images
 from pretrain.log import RunLog
 from pretrain.model import MoCo, check_queue
 from pretrain.recipes import Recipe
@@ -32,7 +33,13 @@ _log = logging.getLogger(__name__)
 
 
 def pretrain(
-    recipe: Recipe, data: Path, out: Path, *, seed: int = 0, device: torch.device | None = None, force: bool = False
+    recipe: Recipe,
+    data: str | Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+    force: bool = False,
 ) -> Path:
     """Train MoCo on the images below `data` and write the backbone.
 
@@ -86,7 +93,7 @@ class _Run:
     """What stays the same throughout."""
 
     recipe: Recipe
-    images: ImageFolder
+    images: Source
     out: Path
     seed: int
     world: World
@@ -95,17 +102,16 @@ class _Run:
 def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
     """The epochs from `start` on, each with its checkpoint."""
     recipe, world = run.recipe, run.world
-    batches = EpochBatches(len(run.images.paths), recipe.batch_size, rank=world.rank, world=world.size, seed=run.seed)
-    batches_of_views = loader(run.images, recipe, world, batches, run.seed)
+    loader = Loader(run.images, recipe, world, view_maker(recipe, run.seed), seed=run.seed)
+    finish = finisher(recipe)
     if world.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     network = _in_group(model, world)
     network.train()
-    steps = len(batches)
+    steps = loader.steps
     remaining = (recipe.epochs - start) * steps * recipe.batch_size
     with _log_of(run, start=start, steps=steps, images=remaining) as log:
         for epoch in range(start, recipe.epochs):
-            batches.epoch = epoch
             lr = learning_rate(recipe, epoch)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -113,10 +119,15 @@ def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
             if log:
                 log.begin_epoch()
 
-            for step, views in enumerate(batches_of_views, start=epoch * steps + 1):
-                if isinstance(views, Unreadable):
-                    raise views.error()
-                im_q, im_k = (view.to(world.device, non_blocking=True) for view in views)
+            for step, batch in enumerate(loader.epoch(epoch), start=epoch * steps + 1):
+                for fault in batch.faults:
+                    raise HereOnly(
+                        expected="an image",
+                        found=f"one that cannot be read ({fault.reason})",
+                        where=fault.where,
+                        cure="remove or replace it",
+                    )
+                im_q, im_k = finish(batch.views, world.device)
                 logits, labels = network(im_q, im_k)
                 loss = F.cross_entropy(logits, labels)
                 measured = torch.stack([loss.detach(), *contrastive_accuracy(logits)]).cpu()
@@ -168,20 +179,13 @@ def _in_group(model: MoCo, world: World) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[world.device.index] if world.device.type == "cuda" else None)
 
 
-def _checked(recipe: Recipe, data: Path, out: Path, seed: int, world: World) -> _Run:
+def _checked(recipe: Recipe, data: str | Path, out: Path, seed: int, world: World) -> _Run:
     """A run that can begin: settings that fit, and at least one global batch of images."""
     architectures.architecture(recipe.arch)
     check_queue(recipe.queue_size, recipe.batch_size)
     world.share(recipe.batch_size, "batch_size")
-    run = _Run(recipe, ImageFolder.open(data), out, seed, world)
-    images, batch_size = len(run.images.paths), recipe.batch_size
-    if images < batch_size:
-        raise UserError(
-            expected=f"at least {batch_size} images, one global batch",
-            found=str(images),
-            where=run.images.root,
-            cure=f"use more images, or a smaller batch, as --set batch_size={1 << (images.bit_length() - 1)}",
-        )
+    run = _Run(recipe, open_source(data), out, seed, world)
+    epoch_images(run.images, recipe)
     return run
 
 
@@ -204,7 +208,7 @@ def _check_agreement(run: _Run, start: int, origin: str) -> None:
         UserError: in every process, if not.
     """
     images = run.images
-    state = [run.recipe.computation(), run.seed, images.fingerprint, len(images.paths), start, origin]
+    state = [run.recipe.computation(), run.seed, images.fingerprint, images.count, start, origin]
     digests = distributed.gather_values(hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest())
     others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
     if others:
@@ -220,7 +224,9 @@ def _announce(run: _Run, start: int) -> None:
     recipe, images, world = run.recipe, run.images, run.world
     name = recipe.id + (f" ({', '.join(recipe.overrides)})" if recipe.modified else "")
     _log.info("%s: %s, %s, into %s", name, recipe.method, recipe.arch, run.out)
-    _log.info("data: %d images below %s%s", len(images.paths), images.root, " (sample data)" if images.sample else "")
+    _log.info(
+        "data: %s images in %s%s", images.count or "shards of", images.where, " (sample data)" if images.sample else ""
+    )
     _log.info(
         "batch: %d over %d process%s on %s; lr %g = %g per 256 images × %d / 256, %s",
         recipe.batch_size,

@@ -1,25 +1,20 @@
-"""Reading images, the order of an epoch, and the augmentations."""
+"""Which images a data set holds, and the augmentations."""
 
 from __future__ import annotations
 
 import random
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from converters.errors import UserError
 from pretrain.augment import GaussianBlur, TwoViews, stream, transform
-from pretrain.images import ImageFolder
-from pretrain.loading import Draw, EpochBatches, TwoViewImages, Unreadable, collate
+from pretrain.images import ImageFolder, ImageList, open_source
 from pretrain.recipes import MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2, Recipe
 from tests.pretrain.made_images import make_images
 
@@ -98,75 +93,56 @@ def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
         ImageFolder.open(tmp_path / "train" / "readme.txt")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_also_from_a_worker(tmp_path: Path, workers: int) -> None:
-    folder = ImageFolder.open(make_images(tmp_path, 4))
-    damaged = folder.paths[2]
-    damaged.write_bytes(damaged.read_bytes()[:60])
-    data = TwoViewImages(folder, TwoViews(QUICKSTART_MOCO_V2, 0))
-    batches = [[Draw(0, 0), Draw(0, 1)], [Draw(0, 2), Draw(0, 3)]]
-    good, bad = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
-    assert not isinstance(good, Unreadable)
-    assert isinstance(bad, Unreadable)
-    assert str(damaged) in str(bad.error())
+def test_a_list_names_images_and_its_fingerprint_is_that_of_their_folder(tmp_path: Path) -> None:
+    folder = ImageFolder.open(make_images(tmp_path / "data", 5))
+    listed = tmp_path / "lists" / "all.txt"
+    listed.parent.mkdir()
+    absolute, relative = folder.paths[:2], folder.paths[2:]
+    lines = ["# absolute", *map(str, absolute), "", "  # relative  "]
+    lines += [f"  ../{path.relative_to(tmp_path)}  " for path in reversed(relative)]
+    listed.write_text("\n".join(lines))
+    found = open_source(str(listed))
+    assert isinstance(found, ImageList)
+    assert (found.paths, found.root, found.count) == (folder.paths, folder.root, 5)
+    assert found.fingerprint == folder.fingerprint
+    listed.write_text("\n".join(lines[:-1]))
+    assert open_source(listed).fingerprint != folder.fingerprint
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
-    (tmp_path / "fake.jpg").write_text("not an image")
-    data = TwoViewImages(ImageFolder.open(tmp_path), TwoViews(QUICKSTART_MOCO_V1, 0))
-    found = data[Draw(0, 0)]
-    assert isinstance(found, Unreadable)
-    assert found.path == tmp_path / "fake.jpg"
+def test_a_listed_file_needs_no_ending_and_a_list_of_one_will_do(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "c0ffee", "PNG")
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfc0ffee\r\n")
+    found = ImageList.open(tmp_path / "list")
+    assert found.paths == (tmp_path / "c0ffee",)
+    assert found.where == str(tmp_path / "list")
 
 
-def test_a_damage_that_pillow_answers_with_a_type_error_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "tags.tif"
-    Image.new("RGB", (8, 8)).save(path)
-    content = bytearray(path.read_bytes())
-    content[72] = 2  # the number of the strip's rows is given as text
-    path.write_bytes(content)
-    with pytest.raises(TypeError), Image.open(path) as file:
-        file.convert("RGB")
-    found = TwoViewImages(ImageFolder.open(tmp_path), TwoViews(QUICKSTART_MOCO_V1, 0))[Draw(0, 0)]
-    assert isinstance(found, Unreadable)
-    assert found.path == path
+def test_wrong_lists_are_one_line_each(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "folder.d").mkdir()
+    listed = tmp_path / "list.txt"
 
+    def refusal(content: bytes) -> str:
+        listed.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            open_source(listed)
+        return str(caught.value).removeprefix(str(listed))
 
-@given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**40))
-def test_each_epoch_shows_each_image_at_most_once(images: int, share: int, world: int, epoch: int, seed: int) -> None:
-    batch_size = share * world
-
-    def batches(rank: int, of: int) -> list[list[Draw]]:
-        sampler = EpochBatches(images, batch_size, rank=rank, world=of, seed=seed)
-        sampler.epoch = epoch
-        assert len(sampler) == len(list(sampler))
-        return list(sampler)
-
-    whole = batches(0, 1)
-    # The global batches are the same however many processes share them.
-    together = [list(chain(*parts)) for parts in zip(*(batches(rank, world) for rank in range(world)), strict=True)]
-    assert together == whole
-    shown = [draw.image for batch in whole for draw in batch]
-    assert len(shown) == len(set(shown)) == images // batch_size * batch_size
-    assert set(shown) <= set(range(images))
-
-
-def test_each_epoch_and_seed_has_its_own_order() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = EpochBatches(50, 10, rank=0, world=1, seed=seed)
-        sampler.epoch = epoch
-        return [draw.image for batch in sampler for draw in batch]
-
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1)
-    assert order(0, 0) != order(1, 0)
-
-
-def test_an_epoch_can_be_taken_up_in_its_middle() -> None:
-    sampler = EpochBatches(50, 10, rank=0, world=1, seed=3)
-    whole = list(sampler)
-    sampler.start = 3
-    assert list(sampler) == whole[3:]
+    assert refusal(b"") == refusal(b"\n# nothing\n")
+    assert refusal(b"").startswith(": expected a list of images or tar shards, one path a line, found no entry; ")
+    missing = refusal(b"# two\na.png\n\nabsent.png\n")
+    assert missing == (
+        f", line 4: expected an image file, found none at {tmp_path}/absent.png; correct or remove the line"
+    )
+    assert refusal(b"a.png\nfolder.d\n").startswith(f", line 2: expected an image file, found a folder at {tmp_path}")
+    assert refusal(b"a.png\n./a.png\n").startswith(", line 2: expected each image once, found one that line 1 has")
+    assert refusal(b"\xff\xd8\xff").startswith(
+        ": expected a list of files: text in UTF-8, one path a line, found other"
+    )
+    with pytest.raises(
+        UserError, match="nowhere: expected a folder of images, a list of files, or tar shards, found n"
+    ):
+        open_source(tmp_path / "nowhere")
 
 
 def photograph(size: int = 64) -> Image.Image:
@@ -252,15 +228,3 @@ def test_draws_disturb_no_generator_and_heed_none() -> None:
     torch.manual_seed(2)
     random.seed(2)
     assert torch.equal(first[0], views(image, 0, 0)[0])
-
-
-def test_the_number_of_workers_changes_no_image(tmp_path: Path) -> None:
-    folder = ImageFolder.open(make_images(tmp_path, 8))
-
-    def all_views(workers: int) -> list[Tensor]:
-        sampler = EpochBatches(8, 2, rank=0, world=1, seed=0)
-        data = TwoViewImages(folder, TwoViews(QUICKSTART_MOCO_V2, 0))
-        loader = DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
-        return [view.clone() for views in loader for view in views]
-
-    assert all(torch.equal(one, other) for one, other in zip(all_views(0), all_views(2), strict=True))

@@ -220,7 +220,7 @@ def test_a_mistake_that_one_process_meets_is_told_by_it(
     monkeypatch.setenv("RANK", "1")
     words = [*COMMAND, "--data", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main(words) == 2
-    assert "expected an image, found one that cannot be read" in capsys.readouterr().err
+    assert "expected images that can be read, found" in capsys.readouterr().err
 
 
 def test_help_tells_the_launchers_exit_code() -> None:

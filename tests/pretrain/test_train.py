@@ -271,7 +271,7 @@ def test_the_command_says_how_to_evaluate(finished: Path, images: Path, capsys: 
     ("words", "message"),
     [
         (["moco-v3@1", "--data", "DATA"], "expected the id of a recipe"),
-        ([*COMMAND, "--data", "NOWHERE"], "expected a folder of images, found nothing"),
+        ([*COMMAND, "--data", "NOWHERE"], "expected a folder of images, a list of files, or tar shards, found nothing"),
         ([*COMMAND, "--data", "DATA", "--set", "queue_size=33"], "use queue_size=32 or batch_size=11"),
         ([*COMMAND, "--data", "DATA", "--set", "arch=resnet19"], "did you mean 'resnet18'"),
         ([*COMMAND, "--data", "DATA", "--set", "batch_size=32"], "--set batch_size=16"),
@@ -298,4 +298,4 @@ def test_a_damaged_image_ends_the_command_with_its_name(
         path.write_bytes(path.read_bytes()[:60])
     words = [*COMMAND, "--data", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main(words) == 2
-    assert "expected an image, found one that cannot be read" in capsys.readouterr().err.splitlines()[-1]
+    assert "expected images that can be read, found" in capsys.readouterr().err.splitlines()[-1]
