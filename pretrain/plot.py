@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters import files
-from pretrain.log import CSV
+from pretrain.run_folder import CSV
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,9 +16,13 @@ from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
 from pretrain import checkpoint
-from pretrain.log import CSV, TENSORBOARD
+from pretrain.checkpoint import Position
 
 BACKBONE = "backbone.safetensors"
+CSV = "log.csv"
+SKIPPED = "skipped.csv"
+PLOT = "log.png"
+TENSORBOARD = "tensorboard"
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def take(out: Path, held: contextlib.ExitStack, *, force: bool) -> None:
         if force:
             checkpoint.clear(out)
             shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
-            for name in (CSV, BACKBONE):
+            for name in (CSV, SKIPPED, PLOT, BACKBONE):
                 (out / name).unlink(missing_ok=True)
     if (out / BACKBONE).exists() and checkpoint.newest(out) is None:
         raise UserError(
@@ -78,7 +82,7 @@ def write_backbone(out: Path, epochs: int) -> None:
         UserError: if the checkpoint holds no backbone.
         CheckFailed: if the disk is full.
     """
-    path, last = out / BACKBONE, checkpoint.path_for(out, epochs - 1)
+    path, last = out / BACKBONE, checkpoint.path_for(out, Position(epochs))
     if path.exists():
         try:
             origin = Backbone.load(path).origin.sha256

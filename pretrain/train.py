@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD
+from torch import nn
 
-from converters import architectures
-from converters.errors import UserError
-from pretrain import checkpoint, distributed, run_folder
-from pretrain.augment import finisher, view_maker
-from pretrain.distributed import HereOnly, World
-from pretrain.images import Source, open_source
-from pretrain.loading import Loader, epoch_images
+from pretrain import checkpoint, distributed, mechanisms, run_folder
+from pretrain.augment import finisher, stream, view_maker
+from pretrain.checkpoint import Position
+from pretrain.loading import Loader
 from pretrain.log import RunLog
-from pretrain.model import MoCo, check_queue
+from pretrain.meter import Meter
+from pretrain.plan import Plan, announce, check_agreement, checked
 from pretrain.recipes import Recipe
 from pretrain.schedule import learning_rate
+from pretrain.step import Step
+from pretrain.tally import Tally
 
-_log = logging.getLogger(__name__)
+Monitor = Callable[[int, nn.Module], Mapping[str, float]]
+"""(epochs done, the query encoder in evaluation mode) -> named values; nothing where it has nothing to say."""
 
 
 def pretrain(
@@ -40,6 +36,7 @@ def pretrain(
     seed: int = 0,
     device: torch.device | None = None,
     force: bool = False,
+    monitor: Monitor | None = None,
 ) -> Path:
     """Train MoCo on the images below `data` and write the backbone.
 
@@ -48,200 +45,141 @@ def pretrain(
 
     Args:
         recipe: what to train, and how.
-        data: a folder of images, in `train/` below it where that exists; class folders are allowed, labels not read.
-        out: the run's folder: checkpoints, `log.csv`, TensorBoard events, the backbone.
+        data: see `pretrain.images.open_source`; of a folder its `train/`, where that exists. Labels are not read.
+        out: the run's folder: checkpoints, `log.csv` and its picture, TensorBoard events, the backbone.
         seed: of initialisation, order, augmentation and shuffling.
         device: by default this process's GPU, or the CPU.
         force: remove a former run in `out` and start anew.
+        monitor: called after each epoch, in the main process alone; it changes nothing of the run.
 
     Returns:
         The path of the backbone file.
 
     Raises:
-        UserError: for wrong settings or input, or if `out` holds another run.
+        UserError: for wrong settings or input, if `out` holds another run, or if too many images are damaged.
         CheckFailed: for a loss that is not finite, or a checkpoint that cannot be written.
+        Stopped: after SIGTERM or SIGUSR1, once the step is done and a checkpoint is written.
     """
     with distributed.process_group(device) as world, ExitStack() as held:
-        run = distributed.together(lambda: _checked(recipe, data, out, seed, world))
+        plan = distributed.together(lambda: checked(recipe, data, out, seed, world))
         distributed.together(lambda: run_folder.take(out, held, force=force) if world.is_main else None)
+        loader = Loader(plan.images, recipe, world, view_maker(recipe, seed), seed=seed)
 
         torch.manual_seed(seed)
-        model = MoCo(
-            recipe.arch,
-            dim=recipe.dim,
-            queue_size=recipe.queue_size,
-            momentum=recipe.momentum,
-            temperature=recipe.temperature,
-            mlp=recipe.mlp,
-        ).to(world.device)
-        optimizer = SGD(
-            model.parameters(), recipe.base_lr, momentum=recipe.sgd_momentum, weight_decay=recipe.weight_decay
-        )
-        start, origin = distributed.together(lambda: _resume(run, model, optimizer))
-        _check_agreement(run, start, origin)
+        mechanism = mechanisms.build(recipe, images=plan.run.images, bn_groups=plan.bn_groups // world.size)
+        step = Step(mechanism.to(world.device), recipe)
+        start, sums, origin = distributed.together(lambda: _resume(plan, loader, step))
+        check_agreement(plan, start, origin)
         if world.is_main:
-            _announce(run, start)
-        if start < recipe.epochs:
-            _train(run, model, optimizer, start)
+            announce(plan, start)
+        if start.epoch < recipe.epochs:
+            _train(_Training(plan, loader, step), start, sums, monitor)
 
         distributed.together(lambda: run_folder.write_backbone(out, recipe.epochs) if world.is_main else None)
         return out / run_folder.BACKBONE
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What stays the same throughout."""
+class _Training:
+    """A run and the parts that move."""
 
-    recipe: Recipe
-    images: Source
-    out: Path
-    seed: int
-    world: World
+    plan: Plan
+    loader: Loader
+    step: Step
 
 
-def _train(run: _Run, model: MoCo, optimizer: SGD, start: int) -> None:
-    """The epochs from `start` on, each with its checkpoint."""
-    recipe, world = run.recipe, run.world
-    loader = Loader(run.images, recipe, world, view_maker(recipe, run.seed), seed=run.seed)
-    finish = finisher(recipe)
-    if world.device.type == "cuda":
+def _train(training: _Training, start: Position, sums: list[float], monitor: Monitor | None) -> None:
+    """The steps from `start` on, with their checkpoints."""
+    plan, loader, step = training.plan, training.loader, training.step
+    recipe, device = plan.recipe, plan.world.device
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    network = _in_group(model, world)
-    network.train()
-    steps = loader.steps
-    remaining = (recipe.epochs - start) * steps * recipe.batch_size
-    with _log_of(run, start=start, steps=steps, images=remaining) as log:
-        for epoch in range(start, recipe.epochs):
+    finish, meter, generator = finisher(recipe), Meter(), torch.Generator()
+    with _log_of(training, start) as log:
+        for epoch in range(start.epoch, recipe.epochs):
             lr = learning_rate(recipe, epoch)
-            for group in optimizer.param_groups:
+            for group in step.optimizer.param_groups:
                 group["lr"] = lr
-            sums = torch.zeros(3)
-            if log:
-                log.begin_epoch()
+            first = start.batch if epoch == start.epoch else 0
+            tally = Tally(plan, loader.images, sums if first else ())
+            log.begin_epoch()
 
-            for step, batch in enumerate(loader.epoch(epoch), start=epoch * steps + 1):
-                for fault in batch.faults:
-                    raise HereOnly(
-                        expected="an image",
-                        found=f"one that cannot be read ({fault.reason})",
-                        where=fault.where,
-                        cure="remove or replace it",
-                    )
-                im_q, im_k = finish(batch.views, world.device)
-                logits, labels = network(im_q, im_k)
-                loss = F.cross_entropy(logits, labels)
-                measured = torch.stack([loss.detach(), *contrastive_accuracy(logits)]).cpu()
-                if not math.isfinite(measured[0].item()):
-                    raise checkpoint.not_finite(f"the loss is {measured[0].item()}", run.out, step=step, lr=lr)
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                optimizer.step()
+            asked = time.monotonic()
+            for batch_number, batch in enumerate(loader.epoch(epoch, first), start=first + 1):
+                waited = time.monotonic() - asked
+                number = epoch * loader.steps + batch_number
+                generator.manual_seed(stream(plan.seed, number))
+                im_q, im_k = finish(batch.views, device)
+                measured = step(im_q, im_k, batch.number.to(device, non_blocking=True), generator)
 
-                sums += measured
-                if log:
-                    loss_now, top1, top5 = measured.tolist()
-                    log.step(recipe.batch_size, epoch=epoch, loss=loss_now, top1=top1, top5=top5, lr=lr)
+                tally.note(batch.faults)
+                readings = meter.push(number, measured, stop=False, faults=len(batch.faults))
+                stop = any(reading.stop for reading in readings)
+                ends = batch_number == loader.steps
+                saves = ends or stop or (recipe.save_steps > 0 and batch_number % recipe.save_steps == 0)
+                if saves:
+                    readings += meter.flush()  # so that no checkpoint follows a loss that is not finite
+                for reading in readings:
+                    if not math.isfinite(reading.loss):
+                        raise checkpoint.not_finite(f"the loss is {reading.loss}", plan.out, step, reading.step, lr)
+                    tally.add(reading)
+                    log.step(recipe.batch_size, waited, reading, epoch=epoch, lr=lr)
 
-            # The mean over processes: each has seen as many images as the others.
-            means = distributed.total(sums.to(world.device)).div(steps * world.size).tolist()
-            done = (epoch + 1) * steps
-            checkpoint.check_finite(model, run.out, step=done, lr=lr)
-            if log:
-                with run_folder.writing(run.out):
-                    log.epoch(epoch, done, loss=means[0], top1=means[1], top5=means[2], lr=lr)
-                checkpoint.save(run.out, model, optimizer, epoch=epoch, recipe=recipe, seed=run.seed, images=run.images)
-                checkpoint.prune(run.out, recipe)
+                if ends:
+                    log.epoch(epoch, number, **tally.means(loader.steps), lr=lr, skipped=tally.skipped)
+                if saves:
+                    position = Position(epoch + 1) if ends else Position(epoch, batch_number)
+                    _save(training, position, tally, lr=lr)
+                    if ends and plan.world.is_main and monitor is not None:
+                        log.monitored(_monitored(monitor, epoch + 1, step), number)
+                asked = time.monotonic()
 
 
-def _log_of(run: _Run, *, start: int, steps: int, images: int) -> AbstractContextManager[RunLog | None]:
-    """The log, in the main process alone."""
+def _save(training: _Training, position: Position, tally: Tally, *, lr: float) -> None:
+    """Write a checkpoint, in the main process, of a state that is finite."""
+    plan, loader, step = training.plan, training.loader, training.step
+    checkpoint.check_finite(step, plan.out, number=position.epoch * loader.steps + position.batch, lr=lr)
+    tally.write_skipped()
 
-    def opened() -> AbstractContextManager[RunLog | None]:
-        if not run.world.is_main:
-            return nullcontext()
-        with run_folder.writing(run.out):
-            return RunLog(run.out, start=start, steps=steps, images=images)
+    def write() -> None:
+        if plan.world.is_main:
+            sums = tally.sums if position.batch else None
+            checkpoint.save(plan.out, plan.run, step, position, sums=sums, layout=loader.layout)
+            checkpoint.prune(plan.out, plan.recipe)
+
+    distributed.together(write)
+
+
+def _monitored(monitor: Monitor, epochs: int, step: Step) -> Mapping[str, float]:
+    """What the monitor says of the query encoder, which is put back as it was."""
+    encoder = step.mechanism.encoder_q
+    with torch.random.fork_rng(), torch.no_grad():
+        encoder.eval()
+        try:
+            return monitor(epochs, encoder)
+        finally:
+            encoder.train()
+
+
+def _log_of(training: _Training, start: Position) -> RunLog:
+    """The log; that of the main process alone writes anything."""
+    plan, steps = training.plan, training.loader.steps
+    done = start.epoch * steps + start.batch
+    images = (plan.recipe.epochs * steps - done) * plan.recipe.batch_size
+
+    def opened() -> RunLog:
+        return RunLog(plan.out if plan.world.is_main else None, start=start.epoch, done=done, images=images)
 
     return distributed.together(opened)
 
 
-@torch.no_grad()
-def contrastive_accuracy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """N×(1+K) logits, the positive first -> top-1 and top-5 accuracy, percent; a tie is no win."""
-    better = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)  # N, negatives not below the positive
-    return 100 * (better < 1).float().mean(), 100 * (better < 5).float().mean()
-
-
-def _in_group(model: MoCo, world: World) -> nn.Module:
-    """As the reference wraps it: gradients are averaged, and every forward starts from rank 0's buffers."""
-    if not dist.is_initialized():
-        return model
-    return DistributedDataParallel(model, device_ids=[world.device.index] if world.device.type == "cuda" else None)
-
-
-def _checked(recipe: Recipe, data: str | Path, out: Path, seed: int, world: World) -> _Run:
-    """A run that can begin: settings that fit, and at least one global batch of images."""
-    architectures.architecture(recipe.arch)
-    check_queue(recipe.queue_size, recipe.batch_size)
-    world.share(recipe.batch_size, "batch_size")
-    run = _Run(recipe, open_source(data), out, seed, world)
-    epoch_images(run.images, recipe)
-    return run
-
-
-def _resume(run: _Run, model: MoCo, optimizer: SGD) -> tuple[int, str]:
-    """Take up the newest checkpoint of the run's folder; the number of epochs that are done, and its sha256."""
-    newest = checkpoint.newest(run.out)
+def _resume(plan: Plan, loader: Loader, step: Step) -> tuple[Position, list[float], str]:
+    """Take up the newest checkpoint of the run's folder: where it stands, its sums, and its sha256."""
+    newest = checkpoint.newest(plan.out)
     if newest is None:
-        return 0, ""
+        return Position(0), [], ""
     saved = checkpoint.load(newest)
-    checkpoint.check_same_run(saved.content, newest, recipe=run.recipe, seed=run.seed, images=run.images)
-    checkpoint.restore(saved.content, newest, model, optimizer)
-    epoch: int = saved.content["epoch"]
-    return epoch, saved.sha256
-
-
-def _check_agreement(run: _Run, start: int, origin: str) -> None:
-    """See that every process is about to do its share of one and the same run, from the same state.
-
-    Raises:
-        UserError: in every process, if not.
-    """
-    images = run.images
-    state = [run.recipe.computation(), run.seed, images.fingerprint, images.count, start, origin]
-    digests = distributed.gather_values(hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest())
-    others = [str(number) for number, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise UserError(
-            expected="the same run in every process",
-            found=f"the processes see different data or checkpoints ({', '.join(others)} others than process 0)",
-            where=run.out,
-            cure="-o must be on a file system that all share, and --data the same images everywhere",
-        )
-
-
-def _announce(run: _Run, start: int) -> None:
-    recipe, images, world = run.recipe, run.images, run.world
-    name = recipe.id + (f" ({', '.join(recipe.overrides)})" if recipe.modified else "")
-    _log.info("%s: %s, %s, into %s", name, recipe.method, recipe.arch, run.out)
-    _log.info(
-        "data: %s images in %s%s", images.count or "shards of", images.where, " (sample data)" if images.sample else ""
-    )
-    _log.info(
-        "batch: %d over %d process%s on %s; lr %g = %g per 256 images × %d / 256, %s",
-        recipe.batch_size,
-        world.size,
-        "" if world.size == 1 else "es",
-        world.device,
-        recipe.base_lr,
-        recipe.lr,
-        recipe.batch_size,
-        "cosine" if recipe.schedule == "cosine" else f"÷ 10 after epochs {', '.join(map(str, recipe.milestones))}",
-    )
-    if world.size == 1:
-        # moco#20, #47, #133: a permutation inside one batch changes no statistic, and the pretext task leaks.
-        _log.info("shuffle-BN: no effect in one process; the papers' numbers need several, under torchrun")
-    if start >= recipe.epochs:
-        _log.info("complete already: all %d epochs are done", recipe.epochs)
-    elif start:
-        _log.info("goes on after epoch %d of %d", start, recipe.epochs)
+    checkpoint.check_same_run(saved.content, newest, plan.run)
+    checkpoint.check_layout(saved.content, newest, loader.layout)
+    checkpoint.restore(saved.content, newest, step)
+    return checkpoint.position_of(newest), list(saved.content["loader"]["sums"]), saved.sha256

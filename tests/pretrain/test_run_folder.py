@@ -20,10 +20,12 @@ from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
 from pretrain import checkpoint
 from pretrain.__main__ import main
-from pretrain.images import ImageFolder
+from pretrain.distributed import World
 from pretrain.log import EpochRow, RunLog
 from pretrain.model import MoCo
+from pretrain.plan import checked
 from pretrain.recipes import QUICKSTART_MOCO_V2
+from pretrain.step import Step
 from pretrain.train import pretrain
 from tests.distributed import run_ranks
 from tests.pretrain.made_images import make_images
@@ -67,22 +69,24 @@ HEADER = ",".join(EpochRow.model_fields)
 
 
 def epochs_kept(out: Path) -> list[str]:
-    with RunLog(out, start=9, steps=2, images=1):
+    with RunLog(out, start=9, done=18, images=1):
         pass
     with (out / "log.csv").open(newline="") as file:
         return [row["epoch"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("cut", ["3,6,1", "3,6,1.5,x,0,0.1,9\n", "3,6,1.5,0,0,0.1,9", "3,6,1.5,0,0,0.1,9,9\n", "\0\n"])
+@pytest.mark.parametrize(
+    "cut", ["3,6,1", "3,6,1.5,x,0,0.1,9,0,0\n", "3,6,1.5,0,0,0.1,9,0,0", "3,6,1.5,0,0,0.1,9,0,0,9\n", "\0\n"]
+)
 def test_a_log_is_kept_up_to_the_first_row_that_is_not_whole(tmp_path: Path, cut: str) -> None:
-    (tmp_path / "log.csv").write_text(f"{HEADER}\n1,2,3,0,0,0.1,9\n2,4,2,0,0,0.1,9\n{cut}")
+    (tmp_path / "log.csv").write_text(f"{HEADER}\n1,2,3,0,0,0.1,9,0,0\n2,4,2,0,0,0.1,9,0,0\n{cut}")
     assert epochs_kept(tmp_path) == ["1", "2"]
 
 
 def test_a_foreign_log_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("time,loss\n1,2\n")
     with pytest.raises(UserError, match=r"log.csv: expected a log with the columns epoch,step.*'time,loss'"):
-        RunLog(tmp_path, start=1, steps=2, images=1)
+        RunLog(tmp_path, start=1, done=2, images=1)
     assert (tmp_path / "log.csv").read_text() == "time,loss\n1,2\n"
 
 
@@ -119,7 +123,7 @@ def ruin(name: str) -> Callable[[dict[str, Any]], object]:
     [
         ("bare", "with the field 'epoch', found none"),
         ("without rng", "with 'torch' in the field 'rng', found none"),
-        ("another epoch", "expected 1 finished epochs, as its name says, found 7"),
+        ("another epoch", "expected 1 finished epochs and 0 steps, as its name says, found 7 and 0"),
         ("another shape", "expected the state of this recipe's model.*queue"),
         ("another momentum", "momentum_buffer of shape"),
         ("no parameter groups", "param_groups"),
@@ -230,7 +234,7 @@ def test_help_tells_the_launchers_exit_code() -> None:
     assert "torchrun, where it starts the processes, ends with 1" in done.stdout
 
 
-def in_two_processes(rank: int, finished: Path, images: Path, more: Path, folder: Path) -> None:
+def in_two_processes(rank: int, images: Path, more: Path, folder: Path) -> None:
     """One start of the processes for all cases, because the start is what costs."""
     with pytest.raises(UserError, match="the processes see different data or checkpoints"):
         pretrain(RECIPE, (images, more)[rank], folder / "data", device=ON_CPU)
@@ -240,23 +244,20 @@ def in_two_processes(rank: int, finished: Path, images: Path, more: Path, folder
         pretrain(RECIPE, (images, folder / "nowhere")[rank], folder / "no data", device=ON_CPU)
     assert not (folder / "no data").exists()
 
-    if rank == 0:
-        (folder / "rank 0").mkdir()
-        shutil.copy(finished / FIRST, folder / "rank 0")
-    with pytest.raises(UserError, match=r"different data or checkpoints.*-o must be on a file system that all share"):
-        pretrain(RECIPE, images, folder / f"rank {rank}", device=ON_CPU)
-
     pretrain(RECIPE, images, folder / "whole", device=ON_CPU)
     if rank == 0:
-        (folder / "parts").mkdir()
-        shutil.copy(folder / "whole" / FIRST, folder / "parts")
+        for name in ("parts", "rank 0"):
+            (folder / name).mkdir()
+            shutil.copy(folder / "whole" / FIRST, folder / name)
     torch.distributed.barrier()
+    with pytest.raises(UserError, match=r"different data or checkpoints.*-o must be on a file system that all share"):
+        pretrain(RECIPE, images, folder / f"rank {rank}", device=ON_CPU)
     torch.manual_seed(99 + rank)  # new processes start from other states
     pretrain(RECIPE, images, folder / "parts", device=ON_CPU)
 
 
-def test_two_processes_stop_together_and_resume_to_the_bit(finished: Path, images: Path, tmp_path: Path) -> None:
-    run_ranks(in_two_processes, 2, finished, images, make_images(tmp_path / "more", 9), tmp_path, timeout=120)
+def test_two_processes_stop_together_and_resume_to_the_bit(images: Path, tmp_path: Path) -> None:
+    run_ranks(in_two_processes, 2, images, make_images(tmp_path / "more", 9), tmp_path, timeout=120)
     one, other = (torch.load(tmp_path / out / LAST, weights_only=True) for out in ("whole", "parts"))
     assert all(torch.equal(one["state_dict"][name], value) for name, value in other["state_dict"].items())
     buffers = [[state["momentum_buffer"] for state in c["optimizer"]["state"].values()] for c in (one, other)]
@@ -267,10 +268,11 @@ def test_two_processes_stop_together_and_resume_to_the_bit(finished: Path, image
 def test_what_is_restored_does_not_hang_on_the_file(finished: Path, images: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(finished / LAST, tmp_path))
     model = MoCo("resnet18", queue_size=16, mlp=True)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    step = Step(model, RECIPE)
+    optimizer = step.optimizer
     saved = checkpoint.load(path)
-    checkpoint.check_same_run(saved.content, path, recipe=RECIPE, seed=0, images=ImageFolder.open(images))
-    checkpoint.restore(saved.content, path, model, optimizer)
+    checkpoint.check_same_run(saved.content, path, checked(RECIPE, images, finished, 0, World(0, 1, 1, ON_CPU)).run)
+    checkpoint.restore(saved.content, path, step)
     mapped = {value.untyped_storage().data_ptr() for value in saved.content["state_dict"].values()}
     mapped |= {s["momentum_buffer"].untyped_storage().data_ptr() for s in saved.content["optimizer"]["state"].values()}
     kept = [*model.state_dict().values(), *(s["momentum_buffer"] for s in optimizer.state.values())]
