@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from converters.errors import CheckFailed, UserError
+from converters.errors import EXIT_REQUEUE, CheckFailed, Stopped, UserError
 from converters.seed import parse_seed
 
 
@@ -29,16 +29,16 @@ def exit_code(program: str, run: Callable[[], int], wrong_use: tuple[type[Except
 
     Returns:
         What `run` returns (0 when done); 1 when a check failed or the system refused, as a full disk does; 2 for wrong
-        use; 130 when interrupted, 141 when nobody reads the output.
+        use; 75 when stopped on request with all work saved; 130 when interrupted, 141 when nobody reads the output.
     """
     try:
         return run()
     except wrong_use as error:
         print(f"{program}: {error}", file=sys.stderr)  # noqa: T201 - this is the command line's voice
         return 2
-    except CheckFailed as error:
+    except (CheckFailed, Stopped) as error:
         print(f"{program}: {error}", file=sys.stderr)  # noqa: T201 - likewise
-        return 1
+        return EXIT_REQUEUE if isinstance(error, Stopped) else 1
     except KeyboardInterrupt:
         message = "interrupted; what was finished is kept"
         print(f"{program}: {message}", file=sys.stderr)  # noqa: T201 - likewise

@@ -1,4 +1,4 @@
-"""The two ways in which the toolkit stops: a mistake of the user's (exit code 2), or a failed check (exit code 1)."""
+"""How the toolkit stops: by a mistake of the user's (exit code 2), a failed check (1), or on request (75)."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ class MissingPackage(UserError):
 
 class CheckFailed(Exception):
     """A proof of ours did not hold (parity, coverage, receipt, a non-finite loss). Shown as one line; exit code 1."""
+
+
+EXIT_REQUEUE = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, and the same command goes on later. Schedulers can requeue on it."""
+
+
+class Stopped(Exception):
+    """Ended on request, before it was done, with its work saved. Shown as one line; exit code `EXIT_REQUEUE`.
+
+    The message says what was saved, and how to go on.
+    """
