@@ -15,6 +15,8 @@ from typing import Self
 from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample, listed
 from converters.errors import UserError
 from converters.folders import files_below
+from pretrain import shards
+from pretrain.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class ImageList(ImageFiles):
         sizes: dict[Path, int] = {}
         lines: dict[Path, int] = {}
         for number, text in entries(file):
+            if _names_shards(text):
+                raise _line(
+                    file, number, "an image file, as in the lines above", text, "list images or shards, not both"
+                )
             # Not resolved: a link among the images is an image under its own name, as in a folder.
             path = Path(os.path.abspath(file.parent / text))  # noqa: PTH100 - resolve() would follow links
             if path in sizes:
@@ -145,7 +151,7 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
         ) from None
 
 
-def empty(file: Path) -> UserError:
+def empty(file: str | Path) -> UserError:
     """The error for a list without an entry."""
     return UserError(
         expected="a list of images or tar shards, one path a line",
@@ -185,14 +191,44 @@ def _unusable(path: str | Path, found: str) -> UserError:
     return UserError(expected="images", found=found, where=path, cure="repair or remove it")
 
 
-Source = ImageFiles
+Source = ImageFiles | Shards
 
 
 def open_source(data: str | Path) -> Source:
-    """What `--data` names: a folder of images or a list of files.
+    """What `--data` names: a folder of images, a list of files, or tar shards.
+
+    Shards are named by a folder of them, a pattern, a URL that fsspec knows, or a list of those.
 
     Raises:
         UserError: if it is none of them, or holds no image.
+        MissingPackage: if a URL's protocol needs a package that is not installed.
     """
-    path = Path(data)
-    return ImageFolder.open(path) if path.is_dir() else ImageList.open(path)
+    text, path = str(data), Path(data)
+    if path.is_dir():
+        return Shards.open(text) if shards.holds_shards(path) else ImageFolder.open(path)
+    if path.exists() or not shards.is_pattern(text):
+        if path.suffix == shards.ENDING:
+            return Shards.open(text)
+        first = next(entries(path), None)
+        return _listed_shards(path) if first and _names_shards(first[1]) else ImageList.open(path)
+    lines = shards.lines_of(text)
+    if lines is None:
+        return Shards.open(text)
+    places = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    if not places:
+        raise empty(text)
+    folder = text.rpartition("/")[0]
+    return Shards.open([place if "://" in place else f"{folder}/{place}" for place in places], text)
+
+
+def _names_shards(entry: str) -> bool:
+    return entry.endswith(shards.ENDING) or "://" in entry
+
+
+def _listed_shards(file: Path) -> Shards:
+    places = []
+    for number, text in entries(file):
+        if not _names_shards(text):
+            raise _line(file, number, "a tar shard, as in the lines above", text, "list shards or images, not both")
+        places.append(text if "://" in text else str(file.parent / text))
+    return Shards.open(places, str(file))

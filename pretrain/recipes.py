@@ -94,7 +94,8 @@ class Recipe(Settings):
     save_steps: int = Field(default=0, ge=0)
     """Every so many steps of an epoch a checkpoint is written too; 0 for at its end alone."""
     workers: int | None = Field(default=None, ge=0)
-    """Loading processes of each training process; None: none on a CPU, up to 16 beside a GPU. Changes no result."""
+    """Loading processes of each training process; None: none on a CPU, up to 16 beside a GPU. For files it
+    changes no result; for shards it decides their order, and an epoch cannot go on in its middle with another."""
     keep_last: int = Field(default=2, gt=0)
     """How many of the newest checkpoints are kept."""
     keep_every: int = Field(default=50, ge=0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from converters.command import seed
 
-HELP = "make data sets: sample data of real photographs, in four layouts"
+HELP = "make data sets: sample data of real photographs, or tar shards of images of your own"
 EXAMPLE = "moco-transfer data sample sample-data --size small --seed 0"
 
 _SAMPLE = "generate sample data: image folder, VOC, COCO and Cityscapes layouts of one generation"
+_PACK_EXAMPLE = "moco-transfer data pack imagenet/train imagenet-256 --size 256"
+_PACK = "pack images into WebDataset tar shards for pretraining, scaled down"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +39,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sample.add_argument("--force", action="store_true", help="replace OUT if it is sample data")
     sample.set_defaults(action=_sample)
+    _add_pack(actions)
+
+
+def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pack = actions.add_parser(
+        "pack",
+        help=_PACK,
+        description=f"{_PACK}. An image that is small already is stored byte for byte.",
+        epilog=f"example:\n  {_PACK_EXAMPLE}\n  moco-transfer pretrain moco-v2@1 --data imagenet-256 -o runs/moco-v2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    pack.add_argument(
+        "source", metavar="SRC", help="a folder of images (its train/ where there is one), or a list of files"
+    )
+    pack.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    pack.add_argument(
+        "--size", type=_above_zero, default=256, help="longest shorter side, pixels (default: %(default)s)"
+    )
+    pack.add_argument("--shard-images", type=_above_zero, default=10_000, metavar="N", help="(default: %(default)s)")
+    pack.add_argument(
+        "--quality", type=_quality, default=90, help="of JPEGs that are encoded anew, 1 to 95 (default: %(default)s)"
+    )
+    pack.add_argument(
+        "--max-damaged",
+        type=_share,
+        default=0.001,
+        metavar="SHARE",
+        help="a damaged image is left out and listed; more than this share of them is an error (default: %(default)s)",
+    )
+    pack.add_argument("--jobs", type=_above_zero, metavar="N", help="processes (default: one a core)")
+    pack.add_argument("--force", action="store_true", help="replace OUT if it holds packed shards")
+    pack.set_defaults(action=_pack)
+
+
+def _above_zero(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _quality(text: str) -> int:
+    # Pillow's own bounds: above 95 files grow and pictures do not.
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 95):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 95, found {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text!r}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen action."""
     code: int = args.action(args)
     return code
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from converters.errors import UserError
+    from pretrain.images import ImageFiles, open_source
+    from pretrain.pack import Packing, check_free, pack
+    from pretrain.shards import INDEX
+
+    check_free(args.out, force=args.force)  # before a long listing
+    source = open_source(args.source)
+    if not isinstance(source, ImageFiles):
+        raise UserError(
+            expected="a folder of images or a list of files",
+            found="tar shards",
+            where=args.source,
+            cure="they can be pretrained on as they are",
+        )
+    packing = Packing(args.size, args.shard_images, args.quality, args.max_damaged)
+    index = pack(source, args.out, packing, jobs=args.jobs or len(os.sched_getaffinity(0)), force=args.force)
+    size = sum(shard.bytes for shard in index.shards)
+    print(f"{args.out}: {index.images} images in {len(index.shards)} shards, {size / 1e6:.1f} MB")
+    if index.damaged:
+        print(f"  {len(index.damaged)} damaged images were left out: {args.out / INDEX} lists them")
+    print("pretrain on it with:")
+    recipe = "quickstart-moco-v2@1" if source.sample else "moco-v2@1"
+    print(f"  moco-transfer pretrain {recipe} --data {args.out} -o OUT")
+    return 0
 
 
 def _sample(args: argparse.Namespace) -> int:
