@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, or quickstart-moco-v1@1, -v2@1")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="a folder of images; its train/ where there is one"
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="a folder of images (its train/ where there is one), a list of files, or tar shards: a folder of them, a "
+        "pattern such as 'train-{000..146}.tar', a list, or a URL that fsspec knows",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help="the run's folder; a run cut off there goes on"
@@ -65,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
         protocols = (
-            ("quickstart-knn@1", "quickstart-linear@1") if is_sample(args.data) else ("knn-dino@1", "linear-moco@1")
+            ("quickstart-knn@1", "quickstart-linear@1")
+            if is_sample(Path(args.data))
+            else ("knn-dino@1", "linear-moco@1")
         )
         for protocol in protocols:
             print(f"  moco-transfer evaluate {protocol} --backbone {backbone} --data {args.data}")

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     number: Tensor
     """N int64: the image's place among the source's files, or the hash of its name for shards."""
     faults: tuple[Fault, ...]
-    """What was skipped since the batch before; where an image stands in for several, it may name one twice."""
+    """What was skipped since the batch before: an image is told where it was due, a shard where reading it failed."""
 
 
 class Item(NamedTuple):
@@ -100,16 +100,16 @@ class Views:
         return Batch(tuple(default_collate(views)), torch.tensor(numbers, dtype=torch.int64), tuple(faults))
 
     def _first(self, items: Iterator[Item], epoch: int, faults: list[Fault]) -> tuple[tuple[Tensor, ...], int]:
-        tried = 0
+        tried: list[Fault] = []
         for item in items:
             made = self._made(item, epoch)
             if not isinstance(made, Fault):
+                faults.extend(tried[:1])  # a damaged stand-in is told in its own turn
                 return made, item.number
-            faults.append(made)
-            tried += 1
-            if tried == ATTEMPTS:
+            tried.append(made)
+            if len(tried) == ATTEMPTS:
                 break
-        raise out_of_reach(faults[-1], tried)
+        raise out_of_reach(tried[-1], len(tried))
 
     def _made(self, item: Item, epoch: int) -> tuple[Tensor, ...] | Fault:
         file = io.BytesIO(item.file) if isinstance(item.file, bytes) else item.file

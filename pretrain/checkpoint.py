@@ -52,7 +52,8 @@ class Run:
     seed: int
     fingerprint: str
     """Of the images."""
-    images: int
+    images: int | None
+    """How many there are, where that is known."""
     sample: bool
     """Whether they are generated sample data."""
     processes: int

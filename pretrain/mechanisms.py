@@ -128,17 +128,18 @@ class _Entries(NamedTuple):
     """The queries, a tensor a part."""
 
 
-def build(recipe: Recipe, *, images: int, bn_groups: int) -> Mechanism:
+def build(recipe: Recipe, *, images: int | None, bn_groups: int) -> Mechanism:
     """The recipe's mechanism, initialised from torch's global generator.
 
     Args:
         recipe: which, and its settings.
-        images: entries of a memory bank.
+        images: entries of a memory bank, which alone needs to know.
         bn_groups: of this process.
     """
     if recipe.mechanism == "end-to-end":
         return EndToEnd(recipe.arch, recipe.dim, recipe.temperature, recipe.mlp, bn_groups=bn_groups)
     if recipe.mechanism == "memory-bank":
+        assert images is not None  # `plan.checked` admits files alone
         return MemoryBank(
             recipe.arch,
             images,
