@@ -60,6 +60,7 @@ _MOCO_DROPS = (
     Drop("projection head", r"(module\.)?encoder_q\.fc\..*"),
     Drop("key encoder", r"(module\.)?encoder_k\..*"),
     Drop("queue", r"(module\.)?queue(_ptr)?"),
+    Drop("memory bank", r"(module\.)?bank"),  # ours, for the mechanism that He et al. 2020 compare MoCo with
 )
 _CLASSIFIER = (Drop("classifier", r"fc\.(weight|bias)"),)
 
@@ -240,7 +241,7 @@ def _from_checkpoint(file: untrusted.CheckpointFile, family: Family) -> Backbone
             sha256=file.sha256,
             family=family.name,
             prefix=family.prefix,
-            method=_method(family, content),
+            method=_method(family, content, about),
             epochs=_whole(about.get("epoch")),
             pretrain_seed=_whole(about.get("seed")),
             recipe=_recipe(about.get("recipe")),
@@ -250,10 +251,13 @@ def _from_checkpoint(file: untrusted.CheckpointFile, family: Family) -> Backbone
     )
 
 
-def _method(family: Family, tensors: Mapping[str, Any]) -> str:
+def _method(family: Family, tensors: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """v2 has an MLP head of two layers, v1 a single one (moco@7397dfe, moco/builder.py)."""
     if family.name != "moco":
         return ""
+    mechanism = _identity(about.get("recipe"), "mechanism")
+    if mechanism not in ("", "queue"):
+        return mechanism
     return "MoCo v2" if f"{family.prefix}fc.2.weight" in tensors else "MoCo v1"
 
 

@@ -199,6 +199,19 @@ def test_groups_that_do_not_fit_are_told(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("mechanism", ["memory-bank", "end-to-end"])
+def test_the_other_mechanisms_train_stop_and_give_a_backbone(images: Path, tmp_path: Path, mechanism: str) -> None:
+    recipe = RECIPE.overridden(("epochs=2", f"mechanism={mechanism}"))
+    for name in ("whole", "parts"):
+        pretrain(recipe, images, tmp_path / name, device=ON_CPU)
+        if name == "parts":
+            (tmp_path / name / "checkpoint_0001.pth.tar").unlink()
+            pretrain(recipe, images, tmp_path / name, device=ON_CPU)
+    one, other = (Backbone.load(tmp_path / name / "backbone.safetensors") for name in ("whole", "parts"))
+    assert one.fingerprint == other.fingerprint
+    assert one.origin.method == mechanism
+
+
 def test_another_seed_gives_another_backbone(finished: Path, images: Path, tmp_path: Path) -> None:
     recipe = QUICKSTART_MOCO_V2.overridden((*OVERRIDES, "epochs=1"))
     pretrain(recipe, images, tmp_path, seed=6, device=ON_CPU)
