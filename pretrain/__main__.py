@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's field"
     )
+    parser.add_argument(
+        "--bn-groups",
+        type=int,
+        metavar="G",
+        help="BN and key shuffling over G sub-batches: one GPU with 8 trains as the papers' 8 GPUs did",
+    )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--force", action="store_true", help="remove a former run in OUT and start anew")
 
@@ -56,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, then say how to evaluate."""
     from pretrain.recipes import find_recipe
 
-    recipe = find_recipe(args.recipe).overridden(tuple(args.assignments))
+    assignments = args.assignments if args.bn_groups is None else [*args.assignments, f"bn_groups={args.bn_groups}"]
+    recipe = find_recipe(args.recipe).overridden(tuple(assignments))
 
     from converters.dataset_fingerprint import is_sample
     from pretrain import distributed

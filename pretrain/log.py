@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress line, `log.csv` with a row an epoch, and TensorBoard events."""
+"""What a run tells while it goes: a progress line, `log.csv` with a row an epoch, its picture, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from torch.utils.tensorboard import SummaryWriter
 from converters.errors import UserError
 from converters.progress import Progress
 from converters.settings import Settings
-from pretrain import run_folder
+from pretrain import plot, run_folder
 from pretrain.meter import Reading
 from pretrain.run_folder import CSV, TENSORBOARD
+
+_DRAW_EVERY = 60.0
+"""Seconds between two pictures, which each cost about one."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class RunLog:
                 _drop_rows_after(start, out / CSV)
                 self._events = SummaryWriter(str(out / TENSORBOARD), purge_step=done + 1)
             self._progress = Progress("pretrain", images, "images")
+            self._drawn = time.monotonic()
         self.begin_epoch()
 
     def __enter__(self) -> Self:
@@ -73,6 +77,7 @@ class RunLog:
         if self.out is not None:
             self._progress.__exit__(None, None, None)
             self._events.close()
+            plot.write(self.out)
 
     def begin_epoch(self) -> None:
         """Start the clock of images a second."""
@@ -106,6 +111,9 @@ class RunLog:
             with (self.out / CSV).open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow(_cells(row))
             self._scalars({name: values[name] for name in values if name not in ("epoch", "step")}, step)
+        if time.monotonic() - self._drawn > _DRAW_EVERY:
+            plot.write(self.out)
+            self._drawn = time.monotonic()
 
     def monitored(self, values: Mapping[str, float], step: int) -> None:
         """Write what a monitor measured after `step` to TensorBoard, and show it."""

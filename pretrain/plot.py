@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters import files
-from pretrain.run_folder import CSV
+from pretrain.run_folder import CSV, PLOT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-PNG = "log.png"
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#555555"  # told apart by colour-blind readers too (Okabe and Ito)
 _MARKED = 40
@@ -29,7 +27,7 @@ def write(out: Path) -> None:
     try:
         draw(out)
     except Exception as error:  # a run of weeks must not end because of its picture
-        _log.warning("%s was not drawn: %s", out / PNG, error or type(error).__name__)
+        _log.warning("%s was not drawn: %s", out / PLOT, error or type(error).__name__)
 
 
 def draw(out: Path) -> Path | None:
@@ -79,7 +77,7 @@ def draw(out: Path) -> Path | None:
         panel.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels(panels)
 
-    path = out / PNG
+    path = out / PLOT
     with files.whole(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
     return path

@@ -60,7 +60,7 @@ class Tally:
             share = self.plan.recipe.max_damaged
             raise UserError(
                 expected=f"at most {math.floor(self.allowed)} damaged images in an epoch (max_damaged {share:g})",
-                found=f"{self.skipped}, the last: {first.where} ({first.reason})",
+                found=f"{self.skipped}, as {first.where} ({first.reason})",
                 where=self.plan.out / SKIPPED,
                 cure="repair or remove what is listed there, or allow more with --set max_damaged=SHARE",
             )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from converters.errors import Stopped
 from pretrain import checkpoint, distributed, mechanisms, run_folder
 from pretrain.augment import finisher, stream, view_maker
 from pretrain.checkpoint import Position
@@ -21,8 +22,10 @@ from pretrain.meter import Meter
 from pretrain.plan import Plan, announce, check_agreement, checked
 from pretrain.recipes import Recipe
 from pretrain.schedule import learning_rate
+from pretrain.signals import stop_requests
 from pretrain.step import Step
 from pretrain.tally import Tally
+from pretrain.watchdog import watching
 
 Monitor = Callable[[int, nn.Module], Mapping[str, float]]
 """(epochs done, the query encoder in evaluation mode) -> named values; nothing where it has nothing to say."""
@@ -95,7 +98,7 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     finish, meter, generator = finisher(recipe), Meter(), torch.Generator()
-    with _log_of(training, start) as log:
+    with _log_of(training, start) as log, stop_requests() as asked_to_stop, watching():
         for epoch in range(start.epoch, recipe.epochs):
             lr = learning_rate(recipe, epoch)
             for group in step.optimizer.param_groups:
@@ -113,7 +116,7 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
                 measured = step(im_q, im_k, batch.number.to(device, non_blocking=True), generator)
 
                 tally.note(batch.faults)
-                readings = meter.push(number, measured, stop=False, faults=len(batch.faults))
+                readings = meter.push(number, measured, stop=asked_to_stop.requested, faults=len(batch.faults))
                 stop = any(reading.stop for reading in readings)
                 ends = batch_number == loader.steps
                 saves = ends or stop or (recipe.save_steps > 0 and batch_number % recipe.save_steps == 0)
@@ -132,6 +135,8 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
                     _save(training, position, tally, lr=lr)
                     if ends and plan.world.is_main and monitor is not None:
                         log.monitored(_monitored(monitor, epoch + 1, step), number)
+                    if stop and position < Position(recipe.epochs):
+                        raise Stopped(f"stopped after step {number}, kept in {checkpoint.path_for(plan.out, position)}")
                 asked = time.monotonic()
 
 

@@ -23,7 +23,7 @@ def log(folder: Path, *rows: str, header: str = HEADER) -> Path:
 
 
 def drawn(folder: Path) -> np.ndarray:
-    with Image.open(folder / plot.PNG) as image:
+    with Image.open(folder / plot.PLOT) as image:
         return np.asarray(image.convert("RGB"))
 
 

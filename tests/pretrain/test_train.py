@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters.backbone import Backbone
-from converters.errors import CheckFailed, UserError
+from converters.errors import CheckFailed, Stopped, UserError
 from pretrain import checkpoint
 from pretrain.__main__ import main
 from pretrain.checkpoint import Position
@@ -78,6 +79,7 @@ def test_a_run_leaves_checkpoints_logs_and_a_backbone(finished: Path) -> None:
         "backbone.safetensors",
         *(f"checkpoint_{epoch:04d}.pth.tar" for epoch in range(4)),
         "log.csv",
+        "log.png",
         "tensorboard",
     ]
     logged = rows(finished)
@@ -168,6 +170,58 @@ def test_a_stop_in_mid_epoch_changes_no_bit(images: Path, tmp_path: Path, sets: 
     one, other = (torch.load(out / "checkpoint_0001.pth.tar", weights_only=True) for out in (whole, parts))
     assert_same(one, other)
     assert [apart_from_time(row) for row in rows(whole)] == [apart_from_time(row) for row in rows(parts)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_behind_its_step_and_the_rest_follows_to_the_bit(
+    finished: Path, images: Path, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(epochs: int, encoder: nn.Module) -> dict[str, float]:
+        if epochs == 2:
+            signal.raise_signal(number)
+        return {}
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=r"stopped after step 5, kept in .*checkpoint_0002_000001.pth.tar"):
+        pretrain(RECIPE, images, tmp_path, seed=5, device=ON_CPU, monitor=ask)
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / "backbone.safetensors").exists()
+    words = [*COMMAND, "--data", str(images), "-o", str(tmp_path), "--seed", "5", "--device", "cpu"]
+    assert main(words) == 0
+    assert "goes on after epoch 2 and 1 steps of 4" in capsys.readouterr().err
+    one, other = (torch.load(out / "checkpoint_0003.pth.tar", weights_only=True) for out in (finished, tmp_path))
+    assert_same(one, other)
+
+
+def test_a_monitor_sees_the_encoder_and_changes_nothing(finished: Path, images: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def look(epochs: int, encoder: nn.Module) -> dict[str, float]:
+        assert not encoder.training
+        torch.rand(3)  # moves the global generator, unlike what the run must notice
+        seen.append(epochs)
+        return {"knn": 50.0 + epochs} if epochs % 2 == 0 else {}
+
+    pretrain(RECIPE, images, tmp_path, seed=5, device=ON_CPU, monitor=look)
+    assert seen == [1, 2, 3, 4]
+    one, other = (torch.load(out / "checkpoint_0003.pth.tar", weights_only=True) for out in (finished, tmp_path))
+    assert_same(one, other)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("knn")] == [(4, 52.0), (8, 54.0)]
+
+
+def test_damaged_images_are_skipped_listed_and_limited(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    damaged = sorted((tmp_path / "images").rglob("*.png"))[3]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    recipe = RECIPE.overridden(("epochs=2", "batch_size=20", "queue_size=40"))
+    with pytest.raises(UserError, match=r"skipped.csv: expected at most 0 damaged images .*found 1, as .*png"):
+        pretrain(recipe, tmp_path / "images", tmp_path / "strict", device=ON_CPU)
+    with (tmp_path / "strict" / "skipped.csv").open(newline="") as file:
+        assert [row["where"] for row in csv.DictReader(file)] == [str(damaged)]
+
+    pretrain(recipe.overridden(("max_damaged=0.1",)), tmp_path / "images", tmp_path / "lenient", device=ON_CPU)
+    assert [row["skipped"] for row in rows(tmp_path / "lenient")] == ["1", "1"]
 
 
 def test_another_number_of_processes_goes_on_only_with_the_same_bn_groups(finished: Path, images: Path) -> None:
