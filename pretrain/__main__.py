@@ -1,7 +1,8 @@
 """Pretrain MoCo: `python -m pretrain RECIPE --data DIR -o OUT`, the same as `moco-transfer pretrain`.
 
-Several processes, here two on this machine (gloo on a CPU, NCCL on GPUs):
+Several processes, here two on this machine (gloo on a CPU, NCCL on GPUs), by `--processes`, or by torchrun itself:
 
+    python -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --processes 2
     torchrun --nproc-per-node 2 -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2
 """
 
@@ -12,22 +13,24 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from converters.command import exit_code, seed
-from converters.errors import UserError
+from converters.errors import EXIT_REQUEUE, Stopped, UserError
+from pretrain import launch
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
     "moco-transfer pretrain quickstart-moco-v2@1 --data sample/images -o runs/moco-v2\n"
-    "  torchrun --nproc-per-node 8 -m pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --set epochs=800"
+    "  moco-transfer pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --processes 8 --set epochs=800"
 )
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 a check failed, 2 wrong use; torchrun, where it starts the processes, ends with 1\n"
-    "for either, and what went wrong stands above its own report"
+    "exit codes: 0 done, 1 a check failed, 2 wrong use, 75 stopped by SIGTERM or SIGUSR1 with a checkpoint written\n"
+    "(the same command goes on); torchrun, where it starts the processes, ends with 1 for all but 0"
 )
 
 
@@ -56,14 +59,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--force", action="store_true", help="remove a former run in OUT and start anew")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="on this machine, one a GPU (default 1)")
+    parser.add_argument(
+        "--nodes", type=int, default=1, metavar="M", help="machines, on each of which this command is started"
+    )
+    parser.add_argument(
+        "--rendezvous", metavar="HOST:PORT", help="where several machines meet: a free port of one of them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, then say how to evaluate."""
+    """Train, here or in the processes that are asked for, then say how to evaluate."""
     from pretrain.recipes import find_recipe
 
     assignments = args.assignments if args.bn_groups is None else [*args.assignments, f"bn_groups={args.bn_groups}"]
     recipe = find_recipe(args.recipe).overridden(tuple(assignments))
+    if not launch.is_worker() and (args.processes, args.nodes, args.rendezvous) != (1, 1, None):
+        # The same words: a worker knows that it is one, and starts no others.
+        command = [sys.executable, "-m", "pretrain", *args.words[1:]]
+        return launch.launch(command, args.processes, args.nodes, args.rendezvous)
 
     from converters.dataset_fingerprint import is_sample
     from pretrain import distributed
@@ -94,11 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
+    launch.begin_worker()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with contextlib.ExitStack() as silence:
         if _launched_rank():
             for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
                 silence.enter_context(redirect(io.StringIO()))
-        args = parser.parse_args(arguments)
+        args = parser.parse_args(words, argparse.Namespace(words=["pretrain", *words]))
     return exit_code("pretrain", lambda: _run_and_tell_once(args))
 
 
@@ -111,6 +127,10 @@ def _run_and_tell_once(args: argparse.Namespace) -> int:
 
         if _launched_rank() and not isinstance(error, HereOnly):
             return 2
+        raise
+    except (Stopped, KeyboardInterrupt) as error:
+        if _launched_rank():
+            return EXIT_REQUEUE if isinstance(error, Stopped) else 128 + signal.SIGINT
         raise
 
 

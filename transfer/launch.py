@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.child import die_with_parent
 from transfer.cells import Resolved
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -74,7 +72,7 @@ def start(resolved: Resolved, slot: int, slots: int) -> Running:
             stderr=subprocess.STDOUT,
             env=environment,
             # Safe here: the run has no other thread that could hold a lock between fork and exec.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
     return Running(resolved=resolved, log=log, process=process, slot=slot, started=time.monotonic())
 
@@ -89,8 +87,3 @@ def stop(running: list[Running]) -> None:
         except subprocess.TimeoutExpired:
             one.process.kill()
             one.process.wait()
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the run dies, even by kill -9: no orphan goes on writing."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
