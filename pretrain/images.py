@@ -15,8 +15,8 @@ from typing import Self
 from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample, listed
 from converters.errors import UserError
 from converters.folders import files_below
-from pretrain import shards
-from pretrain.shards import Shards
+from pretrain import shard_places
+from pretrain.shards import Shards, holds_shards
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ def open_source(data: str | Path) -> Source:
     """
     text, path = str(data), Path(data)
     if path.is_dir():
-        return Shards.open(text) if shards.holds_shards(path) else ImageFolder.open(path)
-    if path.exists() or not shards.is_pattern(text):
-        if path.suffix == shards.ENDING:
+        return Shards.open(text) if holds_shards(path) else ImageFolder.open(path)
+    if path.exists() or not shard_places.is_pattern(text):
+        if path.suffix == shard_places.ENDING:
             return Shards.open(text)
         first = next(entries(path), None)
         return _listed_shards(path) if first and _names_shards(first[1]) else ImageList.open(path)
-    lines = shards.lines_of(text)
+    lines = shard_places.lines_of(text)
     if lines is None:
         return Shards.open(text)
     places = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
@@ -222,7 +222,7 @@ def open_source(data: str | Path) -> Source:
 
 
 def _names_shards(entry: str) -> bool:
-    return entry.endswith(shards.ENDING) or "://" in entry
+    return entry.endswith(shard_places.ENDING) or "://" in entry
 
 
 def _listed_shards(file: Path) -> Shards:

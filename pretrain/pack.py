@@ -42,7 +42,8 @@ from converters.files import faults_of, move, sync_folder, whole
 from converters.lock import exclusive
 from converters.progress import Progress
 from pretrain.images import ImageFiles
-from pretrain.shards import ENDING, INDEX, DamagedImage, PackedShard, PackedSource, ShardIndex, parse_index
+from pretrain.shard_places import ENDING
+from pretrain.shards import INDEX, DamagedImage, PackedShard, PackedSource, ShardIndex, parse_index
 from pretrain.tar_samples import META
 
 PACKER = f"moco-transfer pack 1, Pillow {PIL.__version__}"

@@ -74,6 +74,7 @@ class Positions(FileFeed):
         return found
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2**40), st.data())
 def test_each_pass_shows_each_image_at_most_once(
     images: int, share: int, world: int, epoch: int, seed: int, data: st.DataObject
@@ -96,6 +97,7 @@ def test_each_pass_shows_each_image_at_most_once(
         assert {turn for _, turn in shown} <= {0}
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), st.integers(0, 100))
 def test_the_stand_ins_are_all_other_images_once(images: int, position: int) -> None:
     feed = Positions(images, Share(images, 1, 0, 1), 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import base_plus_ext
@@ -160,6 +160,7 @@ names = st.lists(st.text("ab.%/_2E5F", min_size=1, max_size=8), min_size=1, max_
 )
 
 
+@settings(deadline=None)
 @given(names)
 def test_keys_are_different_and_webdataset_cuts_them_where_they_end(found: list[str]) -> None:
     made = keys(found)
