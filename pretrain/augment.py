@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.batched import CropViews, Finish
+from pretrain.draws import stream
 from pretrain.recipes import Recipe
 
 ViewMaker = Callable[[Image.Image, int, int], tuple[Tensor, ...]]
@@ -31,7 +32,7 @@ def view_maker(recipe: Recipe, seed: int) -> ViewMaker:
     """
     if recipe.pipeline == "torchvision":
         return TwoViews(recipe, seed)
-    raise NotImplementedError(recipe.pipeline)
+    return CropViews(recipe, seed)
 
 
 def finisher(recipe: Recipe) -> Finisher:
@@ -41,7 +42,7 @@ def finisher(recipe: Recipe) -> Finisher:
     """
     if recipe.pipeline == "torchvision":
         return moved
-    raise NotImplementedError(recipe.pipeline)
+    return Finish(recipe)
 
 
 def moved(views: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -92,8 +93,3 @@ class TwoViews:
             torch.default_generator.manual_seed(stream(self.seed, epoch, index, view))
             result: Tensor = self.transform(image)
         return result
-
-
-def stream(*key: int) -> int:
-    """A 64-bit seed for the random stream that belongs to `key`; all parts are at least 0."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

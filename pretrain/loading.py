@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from converters.errors import UserError
-from pretrain.augment import ViewMaker, stream
+from pretrain.augment import ViewMaker
 from pretrain.batches import Batch, Fault, Feed, Item, Share, Views
 from pretrain.distributed import HereOnly, World
+from pretrain.draws import stream
 from pretrain.images import ImageFiles, Source
 from pretrain.recipes import Recipe
 from pretrain.shard_feed import SHUFFLE_BUFFER, ShardFeed

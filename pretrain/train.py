@@ -14,8 +14,9 @@ from torch import nn
 
 from converters.errors import Stopped
 from pretrain import checkpoint, distributed, mechanisms, run_folder
-from pretrain.augment import finisher, stream, view_maker
+from pretrain.augment import finisher, view_maker
 from pretrain.checkpoint import Position
+from pretrain.draws import stream
 from pretrain.loading import Loader
 from pretrain.log import RunLog
 from pretrain.meter import Meter

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from converters.errors import UserError
-from pretrain.augment import GaussianBlur, TwoViews, stream, transform
+from pretrain.augment import GaussianBlur, TwoViews, transform
+from pretrain.draws import stream
 from pretrain.images import ImageFolder, ImageList, open_source
 from pretrain.recipes import MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2, Recipe
 from tests.pretrain.made_images import make_images
