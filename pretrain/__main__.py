@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="BN and key shuffling over G sub-batches: one GPU with 8 trains as the papers' 8 GPUs did",
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument(
+        "--estimate", action="store_true", help="time a few steps, say what the run will take, and write nothing"
+    )
     parser.add_argument("--force", action="store_true", help="remove a former run in OUT and start anew")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="on this machine, one a GPU (default 1)")
     parser.add_argument(
@@ -85,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
 
     _speak()
     device = distributed.parse_device(args.device)
+    if args.estimate:
+        from pretrain import estimate
+
+        print("\n".join(estimate.report(recipe, args.data, device)))
+        return 0
     backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force)
     if _launched_rank() == 0:
         print(f"backbone: {backbone}")
