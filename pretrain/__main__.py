@@ -15,12 +15,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.command import exit_code, seed
 from converters.errors import EXIT_REQUEUE, Stopped, UserError
 from pretrain import launch
+
+if TYPE_CHECKING:
+    from pretrain.recipes import Recipe
+    from pretrain.train import Monitor
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
@@ -71,15 +76,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train, here or in the processes that are asked for, then say how to evaluate."""
+def run(
+    args: argparse.Namespace,
+    *,
+    monitor: Callable[[argparse.Namespace, Recipe], Monitor | None] = lambda _args, _recipe: None,
+    module: str = "pretrain",
+) -> int:
+    """Train, here or in the processes that are asked for, then say how to evaluate.
+
+    Args:
+        args: the command line.
+        monitor: makes the monitor that it asks for; called in the main process alone.
+        module: what the processes are started as, by `python -m`.
+    """
     from pretrain.recipes import find_recipe
 
     assignments = args.assignments if args.bn_groups is None else [*args.assignments, f"bn_groups={args.bn_groups}"]
     recipe = find_recipe(args.recipe).overridden(tuple(assignments))
     if not launch.is_worker() and (args.processes, args.nodes, args.rendezvous) != (1, 1, None):
         # The same words: a worker knows that it is one, and starts no others.
-        command = [sys.executable, "-m", "pretrain", *args.words[1:]]
+        command = [sys.executable, "-m", module, *args.words[1:]]
         return launch.launch(command, args.processes, args.nodes, args.rendezvous)
 
     from converters.dataset_fingerprint import is_sample
@@ -93,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
         print("\n".join(estimate.report(recipe, args.data, device)))
         return 0
-    backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force)
+    look = monitor(args, recipe) if _launched_rank() == 0 else None
+    backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force, monitor=look)
     if _launched_rank() == 0:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
@@ -107,15 +124,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program; exit codes as for `moco-transfer`."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    declare: Callable[[argparse.ArgumentParser], None] = add_arguments,
+    act: Callable[[argparse.Namespace], int] = run,
+) -> int:
+    """Run as a program; exit codes as for `moco-transfer`. `declare` and `act` may know more options."""
     parser = argparse.ArgumentParser(
         prog="python -m pretrain",
         description=HELP,
         epilog=f"example:\n  {EXAMPLE}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_arguments(parser)
+    declare(parser)
     launch.begin_worker()
     words = list(sys.argv[1:] if arguments is None else arguments)
     with contextlib.ExitStack() as silence:
@@ -123,13 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
                 silence.enter_context(redirect(io.StringIO()))
         args = parser.parse_args(words, argparse.Namespace(words=["pretrain", *words]))
-    return exit_code("pretrain", lambda: _run_and_tell_once(args))
+    return exit_code("pretrain", lambda: _tell_once(lambda: act(args)))
 
 
-def _run_and_tell_once(args: argparse.Namespace) -> int:
-    """`run`; of a mistake that all processes meet, the first alone tells."""
+def _tell_once(act: Callable[[], int]) -> int:
+    """`act`; of a mistake that all processes meet, the first alone tells."""
     try:
-        return run(args)
+        return act()
     except UserError as error:
         from pretrain.distributed import HereOnly
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from converters.errors import UserError
+from converters.progress import clock
 from pretrain import distributed, mechanisms
 from pretrain.augment import finisher, view_maker
 from pretrain.distributed import World
@@ -150,7 +151,7 @@ def report(recipe: Recipe, data: str | Path, device: torch.device | None = None)
             f"{recipe.pipeline} input: step {measured.step_rate:.1f} images/s, "
             f"input {measured.input_rate:.1f} images/s, peak memory {measured.peak_memory / 2**30:.1f} GiB",
             f"model: nothing overlaps; {BANDWIDTH / 1e9:g} GB/s a device, {LATENCY * 1e6:g} µs a doubling",
-            f"{'devices':>8}{'batch':>8}{'lr':>9}{'steps':>10}{'hours':>10}{'communication':>15}  limited by",
+            f"{'devices':>8}{'batch':>8}{'lr':>9}{'steps':>10}{'h:mm:ss':>12}{'communication':>15}  limited by",
         ]
         for devices in DEVICES:
             row = forecast(recipe, images, measured, devices)
@@ -158,7 +159,7 @@ def report(recipe: Recipe, data: str | Path, device: torch.device | None = None)
                 lines.append(f"{devices:>8}{row.batch_size:>8}  the batch is larger than an epoch")
                 continue
             lines.append(
-                f"{devices:>8}{row.batch_size:>8}{row.lr:>9.4g}{row.steps:>10}{row.hours:>10.2f}"
+                f"{devices:>8}{row.batch_size:>8}{row.lr:>9.4g}{row.steps:>10}{clock(3600 * row.hours):>12}"
                 f"{100 * row.communication:>14.1f}%  {row.limit}"
             )
         return lines

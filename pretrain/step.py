@@ -47,9 +47,8 @@ class Step:
         self.scaler = GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.queries: nn.Module = _Queries(mechanism)
         if dist.is_initialized():
-            # Gradients are averaged. Buffers need not be sent: queue and bank are equal everywhere already, and the
-            # running statistics that count are rank 0's, which it writes.
-            self.queries = DistributedDataParallel(self.queries, broadcast_buffers=False)
+            # As the reference: gradients are averaged, and every forward starts from rank 0's running statistics.
+            self.queries = DistributedDataParallel(self.queries)
         self.queries.train()
 
     def __call__(self, im_q: Tensor, im_k: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,11 +98,15 @@ class Step:
 
 
 class _Queries(nn.Module):
-    """What carries the gradient, as one module: so that averaging knows when a pass is over."""
+    """What carries the gradient, as one module: so that averaging knows when a pass is over.
+
+    It holds the query encoder alone: queue and bank are equal in all processes already, and large.
+    """
 
     def __init__(self, mechanism: Mechanism) -> None:
         super().__init__()
-        self.mechanism = mechanism
+        self.encoder_q = mechanism.encoder_q
+        self._contrast = mechanism.contrast
 
     def forward(self, im_q: Tensor, targets: Any, part: int) -> tuple[Tensor, Tensor]:
-        return self.mechanism.contrast(im_q, targets, part)
+        return self._contrast(im_q, targets, part)
