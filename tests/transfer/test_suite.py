@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from converters.errors import UserError
+from pretrain.recipes import MOCO_V2, Recipe, find_recipe
 from transfer.suite import Suite, built_in, load_suite, locate_data, sample_folder
 
 MINIMAL: dict[str, Any] = {
@@ -117,3 +118,58 @@ def test_generated_data_lies_in_the_runs_folder(tmp_path: Path) -> None:
 def test_other_sample_data_lies_in_another_folder(tmp_path: Path, change: str) -> None:
     path = write(tmp_path, data={"imagenet": "sample:images"})
     assert sample_folder(load_suite(path), tmp_path) != sample_folder(load_suite(path, [change]), tmp_path)
+
+
+PAPERS = ("moco-v1-mechanisms", "moco-v1-momentum", "moco-v2-ablation")
+
+
+def recipes(name: str) -> dict[str, Recipe]:
+    suite = load_suite(name)
+    return {
+        row: find_recipe(entry.recipe).overridden(entry.set)
+        for row, entry in suite.backbones.items()
+        if entry.recipe is not None
+    }
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_suite_has_a_sample_of_the_same_layout(name: str) -> None:
+    full, sample = recipes(name), recipes(f"{name}-sample")
+    assert len(full) == len(sample) == len(load_suite(name).backbones)
+    for (row, recipe), (small_row, small) in zip(full.items(), sample.items(), strict=True):
+        told = ("mechanism", "mlp", "augmentation", "schedule", "temperature")
+        assert {field: getattr(recipe, field) for field in told} == {field: getattr(small, field) for field in told}
+        assert row.split(",")[0].split(" K")[0] == small_row.split(",")[0].split(" K")[0]
+        assert small.epochs <= 4
+        # What cannot be trained as declared would be told only when it is started.
+        for one in (recipe, small):
+            assert one.batch_size % (one.bn_groups or 1) == 0
+            assert one.mechanism != "queue" or one.queue_size % one.batch_size == 0
+
+
+def test_the_mechanisms_are_those_of_figure_3() -> None:
+    rows = recipes("moco-v1-mechanisms")
+    for mechanism, name in (("memory-bank", "memory bank"), ("queue", "MoCo")):
+        sizes = {row: recipe.queue_size for row, recipe in rows.items() if recipe.mechanism == mechanism}
+        assert sizes == {f"{name}, K {K}": K for K in (256, 512, 1024, 4096, 16384, 65536)}
+    batches = [recipe.batch_size for recipe in rows.values() if recipe.mechanism == "end-to-end"]
+    assert batches == [256, 512, 1024]
+    # The linear rule for the larger batches (section 4.1 refers to Goyal et al. 2017).
+    assert rows["end-to-end, batch 1024"].base_lr == pytest.approx(0.12)
+    assert not rows["MoCo, K 65536"].modified
+
+
+def test_the_momenta_are_those_of_the_ablation() -> None:
+    rows = recipes("moco-v1-momentum")
+    assert [(recipe.momentum, recipe.queue_size) for recipe in rows.values()] == [
+        (m, 4096) for m in (0, 0.9, 0.99, 0.999, 0.9999)
+    ]
+
+
+def test_the_ablation_ends_in_moco_v2() -> None:
+    rows = recipes("moco-v2-ablation")
+    last, long = rows["d MLP, aug+, cos"].computation(), rows["e MLP, aug+, cos, 800 epochs"].computation()
+    assert {**last, "id": ""} == {**MOCO_V2.computation(), "id": ""}
+    assert long == {**last, "epochs": 800}
+    temperatures = [recipe.temperature for row, recipe in rows.items() if row.startswith(("a MLP", "MLP, T"))]
+    assert sorted(temperatures) == [0.07, 0.1, 0.2, 0.3, 0.4, 0.5]
