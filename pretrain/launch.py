@@ -26,7 +26,7 @@ from converters.errors import EXIT_REQUEUE, UserError
 GRACE = 300.0
 """Seconds that processes have after a signal to finish their step and write a checkpoint, before they are killed."""
 
-GRACE_AFTER_FAILURE = 20.0
+GRACE_AFTER_FAILURE = 15.0
 """Seconds for the others when one has failed: with those that the watchdog takes to see it, still within a minute."""
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)

@@ -64,7 +64,7 @@ def pretrain(
         CheckFailed: for a loss that is not finite, or a checkpoint that cannot be written.
         Stopped: after SIGTERM or SIGUSR1, once the step is done and a checkpoint is written.
     """
-    with distributed.process_group(device) as world, ExitStack() as held:
+    with distributed.process_group(device) as world, watching(), ExitStack() as held:
         plan = distributed.together(lambda: checked(recipe, data, out, seed, world))
         distributed.together(lambda: run_folder.take(out, held, force=force) if world.is_main else None)
         loader = Loader(plan.images, recipe, world, view_maker(recipe, seed), seed=seed)
@@ -99,7 +99,7 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     finish, meter, generator = finisher(recipe), Meter(), torch.Generator()
-    with _log_of(training, start) as log, stop_requests() as asked_to_stop, watching():
+    with _log_of(training, start) as log, stop_requests() as asked_to_stop:
         for epoch in range(start.epoch, recipe.epochs):
             lr = learning_rate(recipe, epoch)
             for group in step.optimizer.param_groups:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 import threading
 import time
@@ -56,7 +57,7 @@ def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
         beat: seconds.
 
     Raises:
-        CheckFailed: if a process cannot reach process 0.
+        CheckFailed: if a process cannot reach process 0, or a collective operation fails because another one is gone.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         yield
@@ -64,10 +65,21 @@ def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
     watch = _Watch(silent, beat)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         watch.abandon()
+        if _lost(error):
+            # Which one it was, its own machine tells: its launcher, or its last words.
+            reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0]
+            raise CheckFailed(f"process {watch.rank} lost its group: another process ended ({reason})") from None
         raise
     watch.leave()
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether a collective operation failed because another process is gone; gloo has no type for it."""
+    if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 class _Watch:
@@ -171,7 +183,7 @@ class _Watch:
                     self._verdict = (
                         f"process {rank} on {self._hosts[rank]} has given no sign of life for {self.silent:g} s"
                     )
-                    if self.rank == _MAIN:
+                    if self.rank == _MAIN and len(self._watched) - len(self._gone) > 1:
                         time.sleep(2 * self.beat + self.silent / 10)  # until the others have read it
                     self._end(self._verdict)
 

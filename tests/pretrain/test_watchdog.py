@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from converters.errors import CheckFailed
@@ -33,6 +35,9 @@ def rank(number: int, folder: Path, what: str) -> None:
             time.sleep(600)  # as a collective operation does that waits for a dead process
         if what == "one late":
             time.sleep(SILENT + 1 if number == 1 else 0)
+        if what == "wait in a collective operation":
+            while True:
+                dist.all_reduce(torch.zeros(1))
         if what == "an error in all":
             raise CheckFailed("met by all")
     dist.destroy_process_group()
@@ -94,6 +99,15 @@ def test_a_clean_end_alarms_nobody(tmp_path: Path, what: str) -> None:
         assert codes(ranks) == [0, 0, 0]
         assert len(list(tmp_path.glob("done *"))) == WORLD
         assert [told(tmp_path, number) for number in range(WORLD)] == [[], [], []]
+
+
+def test_a_broken_collective_operation_is_one_line_of_ours(tmp_path: Path) -> None:
+    with group(tmp_path, "wait in a collective operation") as ranks:
+        ranks[1].kill()
+        assert codes([ranks[0], ranks[2]]) == [1, 1]
+        said = (tmp_path / "stderr 0").read_text() + (tmp_path / "stderr 2").read_text()
+        # Whose collective fails first, ends first; the other one sees that, or the first.
+        assert re.search(r"CheckFailed: process [02] lost its group: another process ended \([^\n]{,160}\)\n", said)
 
 
 def test_an_error_that_all_meet_passes_through(tmp_path: Path) -> None:
