@@ -22,7 +22,7 @@ from converters.metadata import BackboneMetadata, read_metadata
 from evaluators.datasets.card import card
 from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
-from pretrain.images import ImageFolder
+from pretrain.images import open_source
 from pretrain.recipes import find_recipe
 from transfer.suite import BackboneEntry, Suite, sample_folder
 
@@ -107,7 +107,7 @@ class _Steps:
         self.suite, self.data, self.run = suite, data, run
         self.sample = self._sample()
         self.card = functools.cache(card)
-        self.images = functools.cache(ImageFolder.open)
+        self.images = functools.cache(open_source)
 
     def all(self) -> list[Step]:
         protocols = [find(column.protocol, CATALOGUE).overridden(column.set) for column in self.suite.protocols]
