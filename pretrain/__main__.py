@@ -41,7 +41,9 @@ EXIT_CODES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, or quickstart-moco-v1@1, -v2@1")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, moco-v1-ig1b@1, or quickstart-moco-v1@1, -v2@1"
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -98,7 +100,6 @@ def run(
         command = [sys.executable, "-m", module, *args.words[1:]]
         return launch.launch(command, args.processes, args.nodes, args.rendezvous)
 
-    from converters.dataset_fingerprint import is_sample
     from pretrain import distributed
     from pretrain.train import pretrain
 
@@ -114,14 +115,20 @@ def run(
     if _launched_rank() == 0:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
-        protocols = (
-            ("quickstart-knn@1", "quickstart-linear@1")
-            if is_sample(Path(args.data))
-            else ("knn-dino@1", "linear-moco@1")
-        )
-        for protocol in protocols:
-            print(f"  moco-transfer evaluate {protocol} --backbone {backbone} --data {args.data}")
+        print("\n".join(_evaluations(backbone, args.data)))
     return 0
+
+
+def _evaluations(backbone: Path, data: str) -> list[str]:
+    """Commands that evaluate a backbone on the labelled images it was trained on, or on others where there are none."""
+    from converters.dataset_fingerprint import is_sample
+    from pretrain.images import open_source
+
+    folder = Path(data)
+    sample = is_sample(folder) if folder.is_dir() else open_source(data).sample
+    protocols = ("quickstart-knn@1", "quickstart-linear@1") if sample else ("knn-dino@1", "linear-moco@1")
+    labelled = data if (folder / "val").is_dir() else "FOLDER_WITH_TRAIN_AND_VAL"
+    return [f"  moco-transfer evaluate {protocol} --backbone {backbone} --data {labelled}" for protocol in protocols]
 
 
 def main(

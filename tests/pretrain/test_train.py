@@ -22,9 +22,10 @@ from pretrain import checkpoint
 from pretrain.__main__ import main
 from pretrain.checkpoint import Position
 from pretrain.distributed import World
-from pretrain.images import ImageFolder
+from pretrain.images import ImageFolder, open_source
 from pretrain.info_nce import accuracy
 from pretrain.model import MoCo
+from pretrain.pack import Packing, pack
 from pretrain.plan import checked
 from pretrain.recipes import QUICKSTART_MOCO_V2
 from pretrain.step import Step
@@ -224,6 +225,20 @@ def test_damaged_images_are_skipped_listed_and_limited(images: Path, tmp_path: P
     assert [row["skipped"] for row in rows(tmp_path / "lenient")] == ["1", "1"]
 
 
+def test_shards_train_stop_in_mid_epoch_and_go_on_to_the_bit(images: Path, tmp_path: Path) -> None:
+    pack(open_source(images), tmp_path / "shards", Packing(shard_images=7))
+    recipe = RECIPE.overridden(("epochs=2", "batch_size=4", "save_steps=3", "workers=1"))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    pretrain(recipe, str(tmp_path / "shards"), whole, seed=5, device=ON_CPU)
+    parts.mkdir()
+    shutil.copy(whole / "checkpoint_0001_000003.pth.tar", parts)
+    with pytest.raises(UserError, match=r"expected the images shared out as before.*'lanes': 1"):
+        pretrain(recipe.overridden(("workers=2",)), str(tmp_path / "shards"), parts, seed=5, device=ON_CPU)
+    pretrain(recipe, str(tmp_path / "shards"), parts, seed=5, device=ON_CPU)
+    one, other = (torch.load(out / "checkpoint_0001.pth.tar", weights_only=True) for out in (whole, parts))
+    assert_same(one, other)
+
+
 def test_another_number_of_processes_goes_on_only_with_the_same_bn_groups(finished: Path, images: Path) -> None:
     newest = finished / "checkpoint_0003.pth.tar"
     content = checkpoint.load(newest).content
@@ -385,7 +400,8 @@ def test_the_command_says_how_to_evaluate(finished: Path, images: Path, capsys: 
     assert main(words) == 0
     shown = capsys.readouterr()
     backbone = finished / "backbone.safetensors"
-    assert f"moco-transfer evaluate knn-dino@1 --backbone {backbone} --data {images}" in shown.out
+    # These images have no validation split.
+    assert f"moco-transfer evaluate knn-dino@1 --backbone {backbone} --data FOLDER_WITH_TRAIN_AND_VAL" in shown.out
     assert "complete already: all 4 epochs are done" in shown.err
     assert "shuffle-BN: no effect with one BN group" in shown.err
 
