@@ -29,6 +29,9 @@ GRACE = 300.0
 GRACE_AFTER_FAILURE = 15.0
 """Seconds for the others when one has failed: with those that the watchdog takes to see it, still within a minute."""
 
+_MEETING = 600
+"""Seconds that may lie between the starts of two machines."""
+
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 _LAUNCHER = "MOCO_TRANSFER_LAUNCHER"
 """Environment variable of the started processes: the process id of what started them."""
@@ -136,16 +139,28 @@ def _meeting_place(nodes: int, rendezvous: str | None) -> Iterator[_Place]:
         store = TCPStore(here, 0, is_master=True, wait_for_workers=False)
         yield _Place(here, store.port, 0)
         return
-    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+    from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
+    from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
     # It warns about machines that are gone by the end, as they may be.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     logging.getLogger("torch.distributed.elastic.rendezvous.dynamic_rendezvous").setLevel(logging.CRITICAL)
-    try:
-        handler = get_rendezvous_handler(
-            RendezvousParameters("c10d", rendezvous, "moco-transfer", nodes, nodes, local_addr=_address(rendezvous))
+    address, is_host = _own_address(rendezvous)
+
+    def handler_of(**host: bool) -> RendezvousHandler:
+        parameters = RendezvousParameters(
+            "c10d", rendezvous, "moco-transfer", nodes, nodes, address, read_timeout=_MEETING, **host
         )
+        return get_rendezvous_handler(parameters)
+
+    try:
+        try:
+            handler = handler_of() if is_host is None else handler_of(is_host=is_host)
+        except RendezvousConnectionError:
+            if not is_host:
+                raise
+            handler = handler_of(is_host=False)  # another launcher on this machine was faster
         found = handler.next_rendezvous()
     except (RendezvousError, ValueError, RuntimeError) as error:
         _refuse(nodes, rendezvous, error)
@@ -168,16 +183,20 @@ def _refuse(nodes: int, rendezvous: str, error: Exception) -> NoReturn:
     ) from None
 
 
-def _address(rendezvous: str) -> str | None:
-    """This machine's address on the way to the rendezvous; None where only its name can tell."""
+def _own_address(rendezvous: str) -> tuple[str | None, bool | None]:
+    """This machine's address on the way to the rendezvous, and whether it is that machine; None where only names tell.
+
+    torch compares names instead, which fails where a machine's own name does not lead to its address in the cluster.
+    """
     host, _, port = rendezvous.rpartition(":")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # a datagram socket sends nothing to connect
             probe.connect((host, int(port)))
-            address: str = probe.getsockname()[0]
+            own: str = probe.getsockname()[0]
+            other: str = probe.getpeername()[0]
     except OSError:
-        return None
-    return None if address.startswith("127.") else address
+        return None, None
+    return (None if own.startswith("127.") else own), own == other
 
 
 @dataclass
