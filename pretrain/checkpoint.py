@@ -123,9 +123,15 @@ def save(
     return path
 
 
-def _reason(error: OSError | RuntimeError) -> str:
+def _reason(error: BaseException) -> str:
+    """What the system said, where torch says only that a file ends too early while it handles that."""
+    met: BaseException | None = error
+    while met is not None:
+        if isinstance(met, OSError) and met.strerror:
+            return met.strerror
+        met = met.__context__
     # torch says in its first line what it met, and then where in its own source.
-    return (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[0]
 
 
 def _generators() -> dict[str, Any]:
