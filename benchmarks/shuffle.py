@@ -17,7 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from pretrain.distributed import Exchange, gather
+from pretrain.distributed import gather
+from pretrain.exchange import Exchange
 
 
 def planned(world: int, N: int, image_bytes: int) -> tuple[float, float]:

@@ -10,24 +10,21 @@ and `checkpoint_0004_000120.pth.tar` after 120 steps of epoch 4.
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from converters import untrusted
 from converters.errors import CheckFailed, UserError
 from converters.files import sync_folder
-from pretrain import distributed
-from pretrain.recipes import EXECUTION_FIELDS, Recipe
+from pretrain import distributed, generators
+from pretrain.recipes import Recipe
 from pretrain.step import Step
 
 SCHEMA = 2
@@ -99,7 +96,7 @@ def save(
         "recipe": run.recipe.model_dump(mode="json"),
         "seed": run.seed,
         "data": {"fingerprint": run.fingerprint, "images": run.images, "sample": run.sample},
-        "rng": _generators(),
+        "rng": generators.states(),
         "scaler": step.scaler.state_dict(),
         "loader": {"epoch": position.epoch, "batch": position.batch, "sums": sums or [], "layout": layout},
         "group": {"processes": run.processes, "bn_groups": run.bn_groups},
@@ -132,27 +129,6 @@ def _reason(error: BaseException) -> str:
         met = met.__context__
     # torch says in its first line what it met, and then where in its own source.
     return str(error).strip().splitlines()[0]
-
-
-def _generators() -> dict[str, Any]:
-    """The state of all random generators, as values that `weights_only` admits."""
-    _, key, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - what a library may have used
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [np.asarray(key).tolist(), place, has_gauss, gauss],
-        "python": random.getstate(),
-    }
-
-
-def _restore_generators(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-    key, place, has_gauss, gauss = states["numpy"]
-    np.random.set_state(("MT19937", np.array(key, np.uint32), place, has_gauss, gauss))  # noqa: NPY002
-    version, inner, following = states["python"]
-    random.setstate((version, tuple(inner), following))
 
 
 @dataclass(frozen=True)
@@ -200,106 +176,32 @@ def load(path: Path) -> Saved:
     try:
         file = untrusted.load(path)
     except UserError as error:
-        raise _refused(path, error.expected, error.found) from None
+        raise refused(path, error.expected, error.found) from None
     content = file.content
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = repr(content.get("schema")) if isinstance(content, dict) else type(content).__name__
-        raise _refused(path, f"a checkpoint of schema {SCHEMA}", found)
+        raise refused(path, f"a checkpoint of schema {SCHEMA}", found)
     for key, kind in _FIELDS.items():
         if not isinstance(content.get(key), kind):
-            raise _refused(path, f"a whole checkpoint, with the field {key!r}", _kind(content.get(key)))
+            raise refused(path, f"a whole checkpoint, with the field {key!r}", _kind(content.get(key)))
     for key, name in _WITHIN:
         if name not in content[key]:
-            raise _refused(path, f"a whole checkpoint, with {name!r} in the field {key!r}", "none")
+            raise refused(path, f"a whole checkpoint, with {name!r} in the field {key!r}", "none")
     position, told = position_of(path), (content["epoch"], content["loader"]["batch"])
     if told != position:
         expected = f"{position.epoch} finished epochs and {position.batch} steps, as its name says"
-        raise _refused(path, expected, f"{told[0]} and {told[1]}")
+        raise refused(path, expected, f"{told[0]} and {told[1]}")
     return Saved(content, file.sha256)
 
 
-def _refused(path: Path, expected: str, found: str) -> UserError:
+def refused(path: Path, expected: str, found: str) -> UserError:
+    """The error for a checkpoint that a run cannot go on from."""
     cure = "remove it to go on from the one before, or start anew with --force"
     return UserError(expected=expected, found=found, where=path, cure=cure)
 
 
 def _kind(value: object) -> str:
     return "none" if value is None else f"a {type(value).__name__}"
-
-
-def check_same_run(content: Mapping[str, Any], path: Path, run: Run) -> None:
-    """See that a checkpoint comes from the run that is asked for.
-
-    Raises:
-        UserError: naming the first difference.
-    """
-    ignored = EXECUTION_FIELDS | {"overrides"}
-    saved = {key: value for key, value in content["recipe"].items() if key not in ignored}
-    wanted = run.recipe.computation()
-    saved |= {"seed": content["seed"], "data": content["data"]["fingerprint"]}
-    wanted |= {"seed": run.seed, "data": run.fingerprint}
-    for key in sorted(saved.keys() | wanted.keys()):
-        if saved.get(key) != wanted.get(key):
-            raise UserError(
-                expected=f"the run of this folder, whose {key} is {saved.get(key)}",
-                found=f"{key} {wanted.get(key)}",
-                where=path,
-                cure="choose another folder with -o, or start anew with --force",
-            )
-    groups, processes = content["group"]["bn_groups"], content["group"]["processes"]
-    if groups != run.bn_groups:
-        # Another number of processes is right where the BN groups stay, and another computation where they do not.
-        raise UserError(
-            expected=f"{groups} BN groups, as this run began on {processes} process{'' if processes == 1 else 'es'}",
-            found=f"{run.bn_groups} over {run.processes}",
-            where=path,
-            cure=f"go on with {processes} processes, choose another folder with -o, or start anew with --force",
-        )
-
-
-def check_layout(content: Mapping[str, Any], path: Path, layout: Any) -> None:
-    """See that the loader can go on in the middle of an epoch with the very next batch.
-
-    Raises:
-        UserError: if it would hand out other images.
-    """
-    saved = content["loader"]
-    if saved["batch"] and saved["layout"] != layout:
-        raise UserError(
-            expected=f"the images shared out as before, {saved['layout']}, in the middle of an epoch",
-            found=str(layout),
-            where=path,
-            cure="go on with as many processes and workers, or remove this file to go on from the last whole epoch",
-        )
-
-
-def restore(content: Mapping[str, Any], path: Path, step: Step) -> None:
-    """Put model, optimizer, scaler and random generators back to the state that was saved.
-
-    Raises:
-        UserError: if that state is of another model.
-    """
-    optimizer = step.optimizer
-    try:
-        step.mechanism.load_state_dict(without_prefix(content["state_dict"]))
-        # A copy, because the optimizer keeps the tensors that it is given, and these are mapped from the file.
-        optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))
-        if content["scaler"]:
-            step.scaler.load_state_dict(dict(content["scaler"]))
-        _restore_generators(content["rng"])
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # torch says first what it was doing, then line by line what was wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise _refused(path, "the state of this recipe's model", f"another ({lines[:2][-1].strip()[:160]})") from None
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor):
-                continue
-            if value.shape != parameter.shape:
-                found = f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}"
-                raise _refused(path, "the state of this recipe's optimizer", found)
-            # The fused optimizer takes both for laid out alike, and the run may have had another memory format.
-            state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def check_finite(step: Step, out: Path, *, number: int, lr: float) -> None:

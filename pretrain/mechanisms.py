@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretrain import distributed
 from pretrain.batch_norm import observe
+from pretrain.exchange import Exchange
 from pretrain.info_nce import Contrast, info_nce
 from pretrain.model import Mechanism, MoCo, projector, shared_permutation, unit
 from pretrain.recipes import Recipe
@@ -40,7 +41,7 @@ class EndToEnd(Mechanism):
         """The shuffled images, not encoded yet: their gradient belongs to `contrast`."""
         B, rank, world = len(im_k) * distributed.size(), distributed.rank(), distributed.size()
         permutation = shared_permutation(B, generator, im_k.device)
-        images = distributed.Exchange.plan(permutation, rank, world)(im_k)
+        images = Exchange.plan(permutation, rank, world)(im_k)
         return _Shuffled(images, permutation.argsort().to(im_k.device, non_blocking=True))
 
     def contrast(self, im_q: Tensor, targets: _Shuffled, part: int) -> Contrast:  # noqa: ARG002

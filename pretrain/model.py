@@ -17,6 +17,7 @@ from converters import architectures
 from converters.errors import UserError
 from pretrain import distributed
 from pretrain.batch_norm import grouped, observe
+from pretrain.exchange import Exchange
 from pretrain.info_nce import Contrast, info_nce
 
 
@@ -136,7 +137,7 @@ class MoCo(Mechanism):
         self._update_key_encoder()
         N, rank = len(im_k), distributed.rank()
         permutation = shared_permutation(N * distributed.size(), generator, im_k.device)
-        images = distributed.Exchange.plan(permutation, rank, distributed.size())(im_k)
+        images = Exchange.plan(permutation, rank, distributed.size())(im_k)
         encoded = []
         for number, part in enumerate(images.chunk(self.parts)):
             observe(self.encoder_k, number == 0)

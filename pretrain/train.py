@@ -22,6 +22,7 @@ from pretrain.log import RunLog
 from pretrain.meter import Meter
 from pretrain.plan import Plan, announce, check_agreement, checked
 from pretrain.recipes import Recipe
+from pretrain.resume import take_up
 from pretrain.schedule import learning_rate
 from pretrain.signals import stop_requests
 from pretrain.step import Step
@@ -72,7 +73,7 @@ def pretrain(
         torch.manual_seed(seed)
         mechanism = mechanisms.build(recipe, images=plan.run.images, bn_groups=plan.bn_groups // world.size)
         step = Step(mechanism.to(world.device), recipe)
-        start, sums, origin = distributed.together(lambda: _resume(plan, loader, step))
+        start, sums, origin = distributed.together(lambda: take_up(plan.out, plan.run, loader.layout, step))
         check_agreement(plan, start, origin)
         if world.is_main:
             announce(plan, start)
@@ -177,15 +178,3 @@ def _log_of(training: _Training, start: Position) -> RunLog:
         return RunLog(plan.out if plan.world.is_main else None, start=start.epoch, done=done, images=images)
 
     return distributed.together(opened)
-
-
-def _resume(plan: Plan, loader: Loader, step: Step) -> tuple[Position, list[float], str]:
-    """Take up the newest checkpoint of the run's folder: where it stands, its sums, and its sha256."""
-    newest = checkpoint.newest(plan.out)
-    if newest is None:
-        return Position(0), [], ""
-    saved = checkpoint.load(newest)
-    checkpoint.check_same_run(saved.content, newest, plan.run)
-    checkpoint.check_layout(saved.content, newest, loader.layout)
-    checkpoint.restore(saved.content, newest, step)
-    return checkpoint.position_of(newest), list(saved.content["loader"]["sums"]), saved.sha256

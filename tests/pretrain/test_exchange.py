@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pretrain.distributed import Exchange
+from pretrain.exchange import Exchange
 from tests.distributed import run_ranks
 
 

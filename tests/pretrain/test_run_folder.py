@@ -18,7 +18,7 @@ from converters import families, untrusted
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
-from pretrain import checkpoint
+from pretrain import checkpoint, resume
 from pretrain.__main__ import main
 from pretrain.distributed import World
 from pretrain.log import EpochRow, RunLog
@@ -285,8 +285,8 @@ def test_what_is_restored_does_not_hang_on_the_file(finished: Path, images: Path
     step = Step(model, RECIPE)
     optimizer = step.optimizer
     saved = checkpoint.load(path)
-    checkpoint.check_same_run(saved.content, path, checked(RECIPE, images, finished, 0, World(0, 1, 1, ON_CPU)).run)
-    checkpoint.restore(saved.content, path, step)
+    resume.check_same_run(saved.content, path, checked(RECIPE, images, finished, 0, World(0, 1, 1, ON_CPU)).run)
+    resume.restore(saved.content, path, step)
     mapped = {value.untyped_storage().data_ptr() for value in saved.content["state_dict"].values()}
     mapped |= {s["momentum_buffer"].untyped_storage().data_ptr() for s in saved.content["optimizer"]["state"].values()}
     kept = [*model.state_dict().values(), *(s["momentum_buffer"] for s in optimizer.state.values())]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, Stopped, UserError
-from pretrain import checkpoint
+from pretrain import checkpoint, resume
 from pretrain.__main__ import main
 from pretrain.checkpoint import Position
 from pretrain.distributed import World
@@ -244,10 +244,10 @@ def test_another_number_of_processes_goes_on_only_with_the_same_bn_groups(finish
     content = checkpoint.load(newest).content
     plan = checked(RECIPE, images, finished, 5, World(0, 2, 2, ON_CPU))
     with pytest.raises(UserError, match="expected 1 BN groups, as this run began on 1 process, found 2 over 2"):
-        checkpoint.check_same_run(content, newest, plan.run)
+        resume.check_same_run(content, newest, plan.run)
     told = {**content, "group": {"processes": 8, "bn_groups": 2}, "recipe": {**content["recipe"], "bn_groups": 2}}
     plan = checked(RECIPE.overridden(("bn_groups=2",)), images, finished, 5, World(0, 2, 2, ON_CPU))
-    checkpoint.check_same_run(told, newest, plan.run)
+    resume.check_same_run(told, newest, plan.run)
 
 
 @pytest.mark.parametrize(
