@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
@@ -43,16 +46,18 @@ class Finish:
 
     def __init__(self, recipe: Recipe) -> None:
         self.grey_first = recipe.augmentation == "v1"
+        self.memory = Memory()
 
     def __call__(self, views: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """N×2×3×S×S uint8 and N×2×P float32 -> two N×3×S×S float32, normalised; the host does not wait for a GPU."""
         crops, parameters = views
         jobs = [unpacked(row) for row in parameters.flatten(0, 1).tolist()]
         shape = (len(crops), *crops.shape[2:])
-        im_q, im_k = torch.empty(shape, device=device), torch.empty(shape, device=device)
         if device.type == "cpu":
+            im_q, im_k = self.memory.take(shape), self.memory.take(shape)
             self.one_by_one(crops, jobs, im_q, im_k)
             return im_q, im_k
+        im_q, im_k = torch.empty(shape, device=device), torch.empty(shape, device=device)
         crops = crops.to(device, non_blocking=True)
         for start in range(0, len(crops), CHUNK):
             end = min(start + CHUNK, len(crops))
@@ -110,6 +115,27 @@ class Finish:
         place = sorted(range(len(order)), key=order.__getitem__)
         torch.index_select(done, 0, send(place[0::2]).flatten(), out=im_q)
         torch.index_select(done, 0, send(place[1::2]).flatten(), out=im_k)
+
+
+class Memory:
+    """Host memory for batches, used again once no tensor refers to it.
+
+    A fresh page costs the kernel as much time as two operations on it, and a large tensor's pages are fresh every time.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: list[npt.NDArray[np.float32]] = []
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of this shape, float32, with any content."""
+        self.arrays = [array for array in self.arrays if array.shape == shape]
+        for array in self.arrays:
+            # A tensor's storage, shared by its views and by what autograd keeps, holds a reference to the array; the
+            # others are the list's, the loop's and this call's.
+            if sys.getrefcount(array) == 3:
+                return torch.from_numpy(array)
+        self.arrays.append(np.empty(shape, np.float32))
+        return torch.from_numpy(self.arrays[-1])
 
 
 NO_JITTER = 4

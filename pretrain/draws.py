@@ -123,13 +123,8 @@ class Draws:
 def _jitter(source: _Source, hue: float) -> tuple[tuple[int, ...], tuple[float, float, float, float]]:
     """`torchvision.transforms.ColorJitter.get_params`."""
     order = source.permutation(4)
-    low, high = 1 - STRENGTH, 1 + STRENGTH
-    return order, (
-        source.uniform(low, high),
-        source.uniform(low, high),
-        source.uniform(low, high),
-        source.uniform(-hue, hue),
-    )
+    brightness, contrast, saturation = source.uniforms(3, 1 - STRENGTH, 1 + STRENGTH)
+    return order, (brightness, contrast, saturation, source.uniform(-hue, hue))
 
 
 class _Source:
@@ -144,6 +139,10 @@ class _Source:
 
     def uniform(self, low: float, high: float) -> float:
         return self.one.uniform_(low, high, generator=self.generator).item()
+
+    def uniforms(self, count: int, low: float, high: float) -> list[float]:
+        numbers: list[float] = torch.empty(count).uniform_(low, high, generator=self.generator).tolist()
+        return numbers
 
     def exp_uniform(self, low: float, high: float) -> float:
         return self.one.uniform_(low, high, generator=self.generator).exp_().item()

@@ -14,7 +14,7 @@ from torchvision.transforms import functional as reference
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.augment import finisher, view_maker
-from pretrain.batched import Finish
+from pretrain.batched import Finish, Memory
 from pretrain.draws import Draws, View, unpacked
 from pretrain.recipes import MOCO_V1, MOCO_V2, Recipe
 
@@ -125,3 +125,33 @@ def test_batches_larger_than_a_chunk_are_whole(monkeypatch: pytest.MonkeyPatch) 
         finish.together(views[0][start:end], jobs[2 * start : 2 * end], im_q, im_k)
         assert (im_q - expected[0][start:end]).abs().max() <= 1e-4
         assert (im_k - expected[1][start:end]).abs().max() <= 1e-4
+
+
+def test_memory_is_used_again_once_nothing_refers_to_it() -> None:
+    memory = Memory()
+    first = memory.take((2, 3))
+    place = first.data_ptr()
+    view = first.fill_(1)[1].view(-1)
+    del first
+    assert memory.take((2, 3)).data_ptr() != place, "a view still reads it"
+    assert view.tolist() == [1, 1, 1]
+    weight = torch.ones(3, requires_grad=True)
+    loss = (view * weight).sum()  # autograd keeps the view
+    del view
+    assert memory.take((2, 3)).data_ptr() != place
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1, 1, 1]
+    del loss
+    assert memory.take((2, 3)).data_ptr() == place
+    assert memory.take((5,)).shape == (5,)
+
+
+def test_a_batch_is_not_overwritten_by_the_next() -> None:
+    recipe = batched(MOCO_V2, 16)
+    finish, views = finisher(recipe), made(recipe)
+    kept = finish(views, CPU)
+    copies = [view.clone() for view in kept]
+    for _ in range(3):
+        finish(made(recipe, epoch=2), CPU)
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))

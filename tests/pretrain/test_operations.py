@@ -21,6 +21,7 @@ FACTORS = st.one_of(st.floats(0.01, 4), st.sampled_from([0.01, 0.6, 1.0, 1.4, 10
 SHIFTS = st.one_of(
     st.floats(-0.5, 0.5), st.sampled_from([-0.5, -1 / 3, -1 / 6, -0.1, 0.0, 0.1, 1 / 6, 1 / 3, 0.4, 0.5])
 )
+MEMORY = [torch.contiguous_format, torch.channels_last]
 SIGMAS = st.floats(0.05, 2.5)
 
 
@@ -58,7 +59,7 @@ OPERATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., None], Callable
 def test_an_operation_equals_torchvisions(name: str, data: st.DataObject, seed: int) -> None:
     public, method, expected_of = OPERATIONS[name]
     numbers = data.draw(st.lists(SHIFTS if name == "hue" else FACTORS, min_size=1, max_size=4))
-    images = some_images(len(numbers), seed)
+    images = some_images(len(numbers), seed).to(memory_format=data.draw(st.sampled_from(MEMORY)))
     kept = images.clone()
     expected = torch.stack([expected_of(image, number) for image, number in zip(images, numbers, strict=True)])
     assert (public(images, torch.tensor(numbers)) - expected).abs().max() <= BOUND
@@ -78,7 +79,7 @@ def test_small_turns_of_the_hue_need_no_exchange_of_channels(shifts: list[float]
 @settings(max_examples=50)
 def test_a_blur_equals_torchvisions(sigmas: list[float], seed: int) -> None:
     # Wider than a block of the CPU's method, and not square.
-    images = some_images(len(sigmas), seed, height=23, width=75)
+    images = some_images(len(sigmas), seed, height=23, width=75).to(memory_format=torch.channels_last)
     expected = torch.stack(
         [
             reference.gaussian_blur(image, [2 * math.ceil(4 * sigma) + 1] * 2, [sigma] * 2)
