@@ -124,7 +124,8 @@ def test_a_resized_crop_is_within_one_level_of_torchvisions_float_one(
     expected = reference.resized_crop(levels.float(), *crop, [size, size], antialias=True)
     result = resized_crop(pixels, Crop(*crop), 1, size)
     assert result.shape == (3, size, size)
-    assert (result.float() - expected).abs().max() <= 1
+    # It is rounded twice, to half a level each time; the float result itself is off by a few 1e-5.
+    assert (result.float() - expected).abs().max() <= 1 + 1e-3
 
 
 @given(place=st.tuples(st.integers(0, 100), st.integers(0, 100)), factor=st.sampled_from([2, 4, 8]))
