@@ -72,6 +72,8 @@ def launch(command: Sequence[str], processes: int, nodes: int = 1, rendezvous: s
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, _cores() // processes))),
+            # torch warns of each broken connection with the stack of its C++; what it means is told by the watchdog.
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
             "MASTER_ADDR": place.host,
             "MASTER_PORT": str(place.port),
             "TORCHELASTIC_USE_AGENT_STORE": str(place.in_launcher),

@@ -82,6 +82,9 @@ def _lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
+_abandoned: list[TCPStore | None] = []
+
+
 class _Watch:
     """The two threads of one process; made by all processes together."""
 
@@ -124,6 +127,8 @@ class _Watch:
         self._stop.set()
         self._beating.join(timeout=self.beat)  # where process 0 is frozen, it waits with it
         self._judging.join()
+        # The others may still be on their way to the same error: the store lives as long as the process.
+        _abandoned.append(self._server)
 
     def _connect(self, port: int) -> TCPStore:
         # A launcher names process 0's machine as the processes can reach it; a group made otherwise is taken by name.
