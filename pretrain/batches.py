@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from converters.errors import UserError
 from pretrain.augment import ViewMaker
+from pretrain.images import UNKNOWN_FORMAT
 
 ATTEMPTS = 100
 """So many unreadable images in a row mean that the data set is out of reach, not that an image is damaged."""
@@ -119,6 +120,8 @@ class Views:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 with Image.open(file) as image:
                     return self.view_maker(image, epoch, draw_number(item))
+        except UnidentifiedImageError:
+            return Fault(item.where, UNKNOWN_FORMAT)  # its own text holds an address in memory
         except Exception as error:
             # Pillow's decoders raise nearly anything for a damaged file, as TypeError for a TIFF of wrong tags.
             return Fault(item.where, " ".join(str(error).split()) or type(error).__name__)

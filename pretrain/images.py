@@ -18,6 +18,9 @@ from converters.folders import files_below
 from pretrain import shard_places
 from pretrain.shards import Shards, holds_shards
 
+UNKNOWN_FORMAT = "no image that Pillow knows"
+"""Why a file of another kind cannot be read."""
+
 
 @dataclass(frozen=True)
 class ImageFiles:

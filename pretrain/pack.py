@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import PIL
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from converters.errors import CheckFailed, UserError
 from converters.files import faults_of, move, sync_folder, whole
 from converters.lock import exclusive
 from converters.progress import Progress
-from pretrain.images import ImageFiles
+from pretrain.images import UNKNOWN_FORMAT, ImageFiles
 from pretrain.shard_places import ENDING
 from pretrain.shards import INDEX, DamagedImage, PackedShard, PackedSource, ShardIndex, parse_index
 from pretrain.tar_samples import META
@@ -281,6 +281,8 @@ def encode(path: Path, packing: Packing) -> Packed | Damaged:
             warnings.filterwarnings("ignore", module=r"PIL\.")  # see pretrain.batches
             with Image.open(io.BytesIO(data)) as image:
                 return _encode(image, data, packing)
+    except UnidentifiedImageError:
+        return Damaged(UNKNOWN_FORMAT)  # its own text holds an address in memory
     except Exception as error:
         # Pillow's decoders raise nearly anything for a damaged file, as TypeError for a TIFF of wrong tags.
         return Damaged(" ".join(str(error).split()) or type(error).__name__)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from converters.errors import UserError
 from pretrain import tar_samples
 from pretrain.batches import ATTEMPTS, Batch, Fault, Item, Share, Views, hash63, out_of_reach
-from pretrain.shards import Shard, Shards
+from pretrain.shards import INDEX, Shard, Shards
 
 SHUFFLE_BUFFER = 1000
 """Encoded images that each lane holds and draws from; 30 MB for packed images of 256 pixels."""
@@ -80,7 +80,7 @@ class ShardFeed:
         images = _Lane(self.items(epoch, lane, lanes), self.share.size)
         for _ in range(len(range(lane, start, lanes)) * self.share.size):
             images.take()
-        images.faults.clear()  # they were told with the batches that they met
+        images.faults.clear()  # they were told with the batches before
         for _ in range(start + (lane - start) % lanes, self.steps, lanes):
             yield self.views.batch([images.candidates() for _ in range(self.share.size)], epoch, images.faults)
             images.faults.clear()
@@ -92,18 +92,24 @@ class ShardFeed:
             UserError: if a pass meets no image, or `ATTEMPTS` faults in a row.
         """
         faults: list[Fault] = []
+        told: set[str] = set()
+        shards = {shard.url for shard in self.shards}
         for number, stretches in enumerate(self._passes(epoch, lane, lanes)):
             key = (self.seed, epoch, self.share.rank, lane, number, _BUFFER)
             met = False
             for item in _shuffled(_read(stretches), self.buffer, np.random.default_rng(key)):
-                yield item
-                if isinstance(item, Fault):
+                if isinstance(item, Item):
+                    met = True
+                    faults.clear()
+                    yield item
+                else:
+                    # A shard is met again in each pass; an image that is too large leaves a gap each time.
+                    if item.where not in told:
+                        yield item
+                    told |= shards & {item.where}
                     faults.append(item)
                     if len(faults) == ATTEMPTS:
                         raise out_of_reach(item, ATTEMPTS)
-                else:
-                    met = True
-                    faults.clear()
             # The first may be short, as a part of one shard: what counts is that another finds none either.
             if number and not met:
                 if faults:
@@ -162,12 +168,15 @@ class _Lane:
 
     def __init__(self, items: Iterator[Item | Fault], share: int) -> None:
         self.items, self.share = items, share
-        self.ahead: deque[Item] = deque()
+        self.ahead: deque[tuple[Item, list[Fault]]] = deque()
         self.faults: list[Fault] = []
+        """Those met before the images taken: the same however many were pulled ahead, which a resume does not know."""
 
     def take(self) -> Item:
         """The next image."""
-        return self.ahead.popleft() if self.ahead else self._pull()
+        item, faults = self.ahead.popleft() if self.ahead else self._pull()
+        self.faults += faults
+        return item
 
     def candidates(self) -> Iterator[Item]:
         """The next image, then those that may stand in for it: the ones due a batch later."""
@@ -175,19 +184,27 @@ class _Lane:
         for place in itertools.count(self.share - 1):
             while len(self.ahead) <= place:
                 self.ahead.append(self._pull())
-            yield self.ahead[place]
+            yield self.ahead[place][0]
 
-    def _pull(self) -> Item:
+    def _pull(self) -> tuple[Item, list[Fault]]:
+        """The next image of the stream, and the faults before it."""
+        faults: list[Fault] = []
         while isinstance(item := next(self.items), Fault):
-            self.faults.append(item)
-        return item
+            faults.append(item)
+        return item, faults
 
 
 def _read(stretches: Sequence[Stretch]) -> Iterator[Item | Fault]:
     for shard, start, stop, turn in stretches:
         number = start
         try:
-            for sample in tar_samples.samples(shard.url, start, stop):
+            # Where the shard should end, one more is asked for, to see whether it does.
+            for sample in tar_samples.samples(
+                shard.url, start, None if stop is None else stop + (stop == shard.images)
+            ):
+                if number == stop:
+                    yield Fault(shard.url, f"holds more than {stop} images, which {INDEX} says it has")
+                    break
                 number += 1
                 where = f"{shard.url}/{sample.member}"
                 if isinstance(sample, tar_samples.TooLarge):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converters.errors import MissingPackage, UserError
 from converters.settings import nearest
@@ -23,8 +23,8 @@ _LOOKUPS = 32
 """Requests at the same time for the sizes of listed shards."""
 
 
-def found(places: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """URL and size in bytes of each shard.
+def found(places: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+    """URL and size in bytes of each shard; None where a server does not say the size.
 
     Raises:
         UserError: if a place holds none, or does not answer.
@@ -46,16 +46,16 @@ def found(places: Sequence[str]) -> Iterator[tuple[str, int]]:
         yield from pool.map(_looked_up, named)
 
 
-def _listing(place: str, *, pattern: bool) -> list[tuple[str, int]]:
+def _listing(place: str, *, pattern: bool) -> list[tuple[str, int | None]]:
     """The shards that a pattern with wildcards or a folder holds."""
-    chain, colons, inner = place.rpartition("::")
+    chain, _, inner = place.rpartition("::")
     system, path = file_system(inner)
     if pattern:
         infos = _asked(place, lambda: system.glob(path, detail=True)).values()
     else:
         infos = _asked(place, lambda: system.ls(path, detail=True))
     files = [
-        (chain + colons + _url(system, info["name"]), int(info["size"]))
+        (_url(chain, system, info["name"]), _size(info))
         for info in infos
         if info["type"] == "file" and info["name"].endswith(ENDING) and not Path(info["name"]).name.startswith(".")
     ]
@@ -64,15 +64,21 @@ def _listing(place: str, *, pattern: bool) -> list[tuple[str, int]]:
     return files
 
 
-def _looked_up(place: str) -> tuple[str, int]:
-    chain, colons, inner = place.rpartition("::")
+def _looked_up(place: str) -> tuple[str, int | None]:
+    chain, _, inner = place.rpartition("::")
     system, path = file_system(inner)
     info = _asked(place, lambda: system.info(path))
-    return chain + colons + _url(system, info["name"]), int(info["size"] or 0)
+    return _url(chain, system, info["name"]), _size(info)
 
 
-def _url(system: AbstractFileSystem, path: str) -> str:
+def _size(info: dict[str, Any]) -> int | None:
+    return None if info["size"] is None else int(info["size"])
+
+
+def _url(chain: str, system: AbstractFileSystem, path: str) -> str:
     protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
+    if chain:  # in which a path without its protocol would stand for nothing
+        return f"{chain}::{system.unstrip_protocol(path)}"
     return path if "file" in protocols else str(system.unstrip_protocol(path))
 
 

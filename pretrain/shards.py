@@ -107,14 +107,14 @@ class Shards:
         """
         places = [places] if isinstance(places, str) else list(places)
         where = where or places[0]
-        sizes: dict[str, int] = {}
+        sizes: dict[str, int | None] = {}
         for url, size in found(places):
             if url in sizes:
                 raise UserError(expected="each shard once", found=f"{url} twice", where=where, cure="name it once")
             sizes[url] = size
         names = _names(list(sizes))
         order = sorted(sizes, key=lambda url: names[url].split("/"))
-        digest = listed((names[url], sizes[url]) for url in order)
+        digest = listed((names[url], sizes[url] or 0) for url in order)
         counts: dict[str, int] = {}
         sample = False
         all_of_them = len(places) == 1 and is_folder(places[0])
@@ -126,6 +126,7 @@ class Shards:
             index = parse_index(text, path)
             here = {url.removeprefix(f"{folder}/"): url for url in order if _folder(url) == folder}
             _check_fit(index, path, set(here), all_of_them=all_of_them)
+            _check_sizes(index, {name: (url, sizes[url]) for name, url in here.items()})
             counts |= {here[packed.name]: packed.images for packed in index.shards if packed.name in here}
             sample = sample or index.source.sample
         shards = tuple(Shard(url, names[url], counts.get(url)) for url in order)
@@ -187,3 +188,15 @@ def _check_fit(index: ShardIndex, path: str, names: set[str], *, all_of_them: bo
             where=path,
             cure="copy the rest, or name those that are there by a pattern",
         )
+
+
+def _check_sizes(index: ShardIndex, here: dict[str, tuple[str, int | None]]) -> None:
+    for packed in index.shards:
+        url, size = here.get(packed.name, ("", None))
+        if size is not None and size != packed.bytes:
+            raise UserError(
+                expected=f"{packed.bytes} bytes, as {INDEX} says",
+                found=str(size),
+                where=url,
+                cure="copy it again",
+            )

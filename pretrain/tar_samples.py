@@ -108,7 +108,7 @@ def samples(url: str, start: int = 0, stop: int | None = None) -> Iterator[Sampl
 
 
 def _opened(url: str) -> AbstractContextManager[IO[bytes]]:
-    if "://" not in url:
+    if "://" not in url and "::" not in url:
         return Path(url).open("rb")
     import fsspec
 

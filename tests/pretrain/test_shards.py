@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import tarfile
 import tempfile
 from collections import Counter
@@ -183,6 +184,18 @@ def test_an_index_that_does_not_fit_is_one_line(three: Path) -> None:
     assert "expected an index of shards, found no JSON" in refusal(three)
 
 
+def test_a_shard_of_another_size_than_its_index_says_is_one_line(three: Path) -> None:
+    write_index(three, [4, 4, 4])
+    path = three / "x-001.tar"
+    size = path.stat().st_size
+    for found in (1000, 0, size + 512):
+        os.truncate(path, found)
+        for data in (three, f"{three}/*.tar", f"{three}/x-{{000..002}}.tar"):
+            expected = f"{path}: expected {size} bytes, as shards.json says, found {found}; copy it again"
+            assert expected in refusal(data)
+    assert opened(three / "x-002.tar").count == 4
+
+
 def test_without_a_count_an_epoch_must_be_declared(three: Path) -> None:
     with pytest.raises(
         UserError, match=r"whose number of images is known, found no shards.json .*--set epoch_images=N"
@@ -219,6 +232,18 @@ def test_a_url_may_go_through_a_cache(three: Path, remote: str) -> None:
     assert all(shard.url.startswith("simplecache::memory://") for shard in found.shards)
     expected = numbers(loader(opened(three), recipe(4, 0, 12)).epoch(0))
     assert numbers(loader(found, recipe(4, 0, 12)).epoch(0)) == expected
+
+
+def test_a_cache_may_lie_before_local_shards(three: Path) -> None:
+    write_index(three, [4, 4, 4])
+    local = opened(three)
+    for data in (f"file://{three}", str(three), f"{three}/*.tar", f"file://{three}/x-{{000..002}}.tar"):
+        found = opened(f"simplecache::{data}")
+        assert (found.count, found.fingerprint) == (12, local.fingerprint), data
+        assert all(shard.url.startswith(f"simplecache::file://{three}/") for shard in found.shards), data
+        batches = list(loader(found, recipe(4)).epoch(0))
+        assert not any(batch.faults for batch in batches)
+        assert numbers(iter(batches)) == numbers(loader(local, recipe(4)).epoch(0))
 
 
 def test_urls_that_lead_nowhere_are_one_line(remote: str) -> None:
@@ -451,11 +476,13 @@ def damaged(folder: Path, *, indexed: bool) -> tuple[Shards, set[str]]:
     ):
         contents[shard][number] = data
         wheres.add(f"{folder}/x-{shard:03d}.tar/{number:04d}.jpg")
-    make_shards(folder, contents, indexed=indexed)
+    make_shards(folder, contents)
     cut = folder / "x-003.tar"
     with tarfile.open(cut) as tar:
         middle = tar.getmember("0004.jpg").offset_data + 100
     cut.write_bytes(cut.read_bytes()[:middle])
+    if indexed:
+        write_index(folder, [6, 6, 6, 6])
     return opened(folder), wheres | {str(cut)}
 
 
@@ -468,11 +495,15 @@ def test_an_epoch_with_damage_can_be_taken_up_in_its_middle(tmp_path: Path, work
         one = loader(source, chosen)
         whole = list(one.epoch(epoch))
         assert [len(batch.number) for batch in whole] == [3] * 8
-        assert {fault.where for batch in whole for fault in batch.faults} == wheres
-        assert all(isinstance(fault, Fault) and fault.reason for batch in whole for fault in batch.faults)
-        for start in (5, 1, 8):  # also one after the other with the same workers
+        faults = [fault for batch in whole for fault in batch.faults]
+        assert {fault.where for fault in faults} == wheres
+        assert all(isinstance(fault, Fault) and fault.reason for fault in faults)
+        cut = [fault for fault in faults if fault.where.endswith(".tar")]
+        assert len(cut) <= max(1, workers)  # one a loading process
+        for start in (5, 1, 8, 2, 3, 4, 6, 7):  # also one after the other with the same workers
             rest = list(one.epoch(epoch, start))
             assert [same(*pair) for pair in zip(whole[start:], rest, strict=True)] == [True] * (8 - start)
+            assert [batch.faults for batch in rest] == [batch.faults for batch in whole[start:]]
     assert one.layout == {"processes": 1, "lanes": max(1, workers), "buffer": 1000}
 
 
@@ -516,3 +547,22 @@ def test_an_index_that_promises_too_much_is_told(tmp_path: Path) -> None:
         Fault(f"{folder}/x-001.tar", "holds 4 images, and 6 as shards.json says")
     ]
     assert len(numbers(iter(batches))) == 10
+
+
+def test_an_index_that_promises_too_little_is_told(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "shards", [[jpeg(n) for n in range(6)], [jpeg(n + 10) for n in range(4)]])
+    write_index(folder, [4, 4])
+    batches = list(loader(opened(folder), recipe(4)).epoch(0))
+    assert [fault for batch in batches for fault in batch.faults] == [
+        Fault(f"{folder}/x-000.tar", "holds more than 4 images, which shards.json says it has")
+    ]
+    assert len(set(numbers(iter(batches)))) == 8
+
+
+def test_why_an_image_is_damaged_is_the_same_each_time(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path / "shards", [[jpeg(n) for n in range(4)] + [b"none"]], indexed=True)
+    for _ in range(2):
+        batches = list(loader(opened(folder), recipe(5)).epoch(0))
+        assert [fault for batch in batches for fault in batch.faults] == [
+            Fault(f"{folder}/x-000.tar/0004.jpg", "no image that Pillow knows")
+        ]
