@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchvision.transforms import functional as reference
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.augment import finisher, view_maker
 from pretrain.batched import Finish, Memory
+from pretrain.decode import shrink
 from pretrain.draws import Draws, View, unpacked
 from pretrain.recipes import MOCO_V1, MOCO_V2, Recipe
 
@@ -98,6 +100,42 @@ def test_both_pipelines_make_the_same_picture_from_the_same_seed(recipe: Recipe)
         # PIL rounds to whole levels after every operation, and its blur is of boxes.
         assert difference.mean() < 2
         assert difference.flatten(1).mean(1).max() < 5
+
+
+SIZES = ((400, 300), (480, 400), (200, 150))
+"""Of JPEGs whose crops of 32 pixels are cut from images decoded at a half, a quarter or an eighth."""
+
+
+def jpegs(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """im_q and im_k of encoded images, as the loader opens them."""
+    maker, made = view_maker(recipe, seed=5), []
+    for number in range(3 * COUNT):
+        file = io.BytesIO()
+        width, height = SIZES[number % 3]
+        picture(number, width=width, height=height).save(file, "JPEG", quality=95)
+        made.append(maker(Image.open(file), 1, number))
+    return finisher(recipe)(tuple(default_collate(made)), CPU)
+
+
+@pytest.mark.parametrize("base", [MOCO_V1, MOCO_V2], ids=lambda recipe: recipe.id)
+def test_both_pipelines_make_the_same_picture_of_a_jpeg_decoded_smaller(base: Recipe) -> None:
+    recipe = batched(base, 32)
+    draws = Draws(recipe, 5)
+    factors = torch.tensor(
+        [
+            shrink([draws(*SIZES[number % 3], 1, number, side).crop for side in (0, 1)], 32)
+            for number in range(3 * COUNT)
+        ]
+    )
+    assert set(factors.tolist()) == {2, 4, 8}
+    plain = recipe.model_copy(update={"pipeline": "torchvision"})
+    levels = 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    for result, other in zip(jpegs(recipe), jpegs(plain), strict=True):
+        difference = (levels * (result - other)).abs().flatten(1).mean(1)
+        # The edges of a crop fall on whole pixels of the smaller image; a further pixel beside breaks these bounds.
+        for factor, mean, worst in ((2, 3.1, 7), (4, 2.6, 6), (8, 4.3, 14)):
+            assert difference[factors == factor].mean() < mean
+            assert difference[factors == factor].max() < worst
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
