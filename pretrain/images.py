@@ -18,6 +18,7 @@ from converters.folders import files_below
 from pretrain import shard_places
 from pretrain.shards import Shards, holds_shards
 
+_DATA = "a folder of images, a list of files, or tar shards"
 UNKNOWN_FORMAT = "no image that Pillow knows"
 """Why a file of another kind cannot be read."""
 
@@ -70,12 +71,7 @@ class ImageFolder(ImageFiles):
         # Links are followed, as torchvision does: class folders are often links.
         paths = tuple(sorted(path for path in files_below(root) if _counts(path)))
         if not paths:
-            raise UserError(
-                expected="images (" + ", ".join(sorted(IMAGE_ENDINGS)) + ")",
-                found="none",
-                where=root,
-                cure="point --data to a folder with images in it or in folders below it",
-            )
+            raise _no_images(root)
         try:
             identity = fingerprint(root, paths)
         except OSError as error:
@@ -83,6 +79,18 @@ class ImageFolder(ImageFiles):
             found = "a link to nothing" if dangling else error.strerror or str(error)
             raise _unusable(error.filename, found) from None
         return cls(root, paths, identity, is_sample(folder) or is_sample(folder.parent))
+
+
+def _no_images(root: Path) -> UserError:
+    expected, found = "images (" + ", ".join(sorted(IMAGE_ENDINGS)) + ")", "none"
+    cure = "point --data to a folder with images in it or in folders below it"
+    names = sorted(path.relative_to(root) for path in files_below(root) if not path.name.startswith("."))
+    if shard := next((name for name in names if name.suffix == shard_places.ENDING), None):
+        pattern = root.joinpath(*["*"] * len(shard.parent.parts), f"*{shard_places.ENDING}")
+        found, cure = f"tar shards, as {shard}", f"name them by a pattern: --data '{pattern}'"
+    elif any(shard_places.is_compressed(name.name) for name in names):
+        return shard_places.compressed(root)
+    return UserError(expected=expected, found=found, where=root, cure=cure)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ class ImageList(ImageFiles):
                 raise _line(
                     file, number, "an image file, as in the lines above", text, "list images or shards, not both"
                 )
+            if shard_places.is_compressed(text):
+                raise shard_places.compressed(f"{file}, line {number}")
             # Not resolved: a link among the images is an image under its own name, as in a folder.
             path = Path(os.path.abspath(file.parent / text))  # noqa: PTH100 - resolve() would follow links
             if path in sizes:
@@ -143,8 +153,7 @@ def entries(file: Path) -> Iterator[tuple[int, str]]:
                     yield number, text
     except OSError as error:
         found = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        expected = "a folder of images, a list of files, or tar shards"
-        raise UserError(expected=expected, found=found, where=file, cure="check the path given as --data") from None
+        raise UserError(expected=_DATA, found=found, where=file, cure="check the path given as --data") from None
     except UnicodeDecodeError:
         raise UserError(
             expected="a list of files: text in UTF-8, one path a line",
@@ -207,9 +216,15 @@ def open_source(data: str | Path) -> Source:
         MissingPackage: if a URL's protocol needs a package that is not installed.
     """
     text, path = str(data), Path(data)
-    if path.is_dir():
+    if not text or "\0" in text:
+        raise UserError(expected=_DATA, found=repr(text), cure="check the path given as --data")
+    # Those of Path fail for a text that is too long for a path, as a pattern may be.
+    if os.path.isdir(text):  # noqa: PTH112
         return Shards.open(text) if holds_shards(path) else ImageFolder.open(path)
-    if path.exists() or not shard_places.is_pattern(text):
+    exists = os.path.exists(text)  # noqa: PTH110
+    if shard_places.is_compressed(text) and (exists or shard_places.is_pattern(text)):
+        raise shard_places.compressed(text)
+    if exists or not shard_places.is_pattern(text):
         if path.suffix == shard_places.ENDING:
             return Shards.open(text)
         first = next(entries(path), None)

@@ -95,6 +95,7 @@ def pack(source: ImageFiles, out: Path, packing: Packing, *, jobs: int = 1, forc
         UserError: if `out` exists, or no folder can be made there.
         CheckFailed: for too many damaged images, or a full disk.
     """
+    out = _absolute(out)
     check_free(out, force=force)
     partial, former = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.former")
     with faults_of(out):
@@ -121,10 +122,17 @@ def check_free(out: Path, *, force: bool) -> None:
     """See that `out` can be made.
 
     Raises:
-        UserError: if it exists, unless `force` and it is empty or holds packed shards.
+        UserError: if it exists, unless `force` and it is empty or holds packed shards; if nothing can be renamed to it.
     """
-    if not (out.exists() or out.is_symlink()):
+    out = _absolute(out)
+    with faults_of(out):
+        exists = out.exists() or out.is_symlink()
+    if not exists:
         return
+    if not out.name or out.is_mount():
+        raise UserError(
+            expected="a folder that can be renamed", found="a mount point", where=out, cure="choose one below it"
+        )
     if force and out.is_dir() and not out.is_symlink():
         if not any(out.iterdir()):
             return
@@ -138,6 +146,12 @@ def check_free(out: Path, *, force: bool) -> None:
         where=out,
         cure="choose another path" if force else "choose another path, or replace packed shards with --force",
     )
+
+
+def _absolute(out: Path) -> Path:
+    """A path with a name: `.` and `new/..` have none to rename to. Links stay, as what they lead to is not replaced."""
+    with faults_of(out):
+        return Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow links
 
 
 def keys(names: Sequence[str]) -> list[str]:

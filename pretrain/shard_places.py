@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from converters.dataset_fingerprint import is_image
 from converters.errors import MissingPackage, UserError
 from converters.settings import nearest
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ENDING = ".tar"
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _LOOKUPS = 32
@@ -32,7 +35,8 @@ def found(places: Sequence[str]) -> Iterator[tuple[str, int | None]]:
     """
     named: list[str] = []
     for place in places:
-        here = "://" not in place and Path(place).exists()  # a file's own name may hold brackets
+        # A file's own name may hold brackets.
+        here = "://" not in place and os.path.exists(place)  # noqa: PTH110 - Path's fails for a long pattern
         for text in [place] if here else expand(place):
             pattern = not here and _GLOB.search(text) is not None
             if text.endswith(ENDING) and not pattern:
@@ -40,7 +44,7 @@ def found(places: Sequence[str]) -> Iterator[tuple[str, int | None]]:
             elif pattern or is_folder(text):
                 yield from _listing(text, pattern=pattern)
             else:
-                raise _none(text, "another file" if _exists(text) else "nothing")
+                raise _other(text) if _exists(text) else _none(text, "nothing")
     # One by one, because most stores list a folder only whole; so many at the same time, because each is a request.
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         yield from pool.map(_looked_up, named)
@@ -60,7 +64,8 @@ def _listing(place: str, *, pattern: bool) -> list[tuple[str, int | None]]:
         if info["type"] == "file" and info["name"].endswith(ENDING) and not Path(info["name"]).name.startswith(".")
     ]
     if not files:
-        raise _none(place, "none")
+        others = [info["name"] for info in infos if info["type"] == "file"]
+        raise next((_other(place, name) for name in others if _known(name)), _none(place, "none"))
     return files
 
 
@@ -104,6 +109,36 @@ def _asked(place: str, ask: Callable[[], T]) -> T:
 
 def _none(place: str, found: str) -> UserError:
     return UserError(expected=f"tar shards ({ENDING})", found=found, where=place, cure="check the path given as --data")
+
+
+def _known(name: str) -> bool:
+    return is_compressed(name) or is_image(Path(name).name)
+
+
+def _other(place: str, name: str | None = None) -> UserError:
+    """The error for a place that names another file, or other files, as `name`."""
+    name = name or place
+    if is_compressed(name):
+        return compressed(place)
+    if is_image(Path(name).name):
+        cure = "name the folder that holds the images, or write their paths into a list"
+        return UserError(expected=f"tar shards ({ENDING})", found="images", where=place, cure=cure)
+    return _none(place, "another file")
+
+
+def is_compressed(name: str) -> bool:
+    """Whether a file's name is that of a compressed tar file."""
+    return name.lower().endswith(_COMPRESSED)
+
+
+def compressed(place: str | Path) -> UserError:
+    """The error for tar files that would have to be unpacked from their beginning on."""
+    return UserError(
+        expected=f"tar shards ({ENDING}), which are not compressed",
+        found="compressed ones",
+        where=place,
+        cure="uncompress them, as with: gunzip",
+    )
 
 
 def is_pattern(text: str) -> bool:

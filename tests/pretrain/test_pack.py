@@ -231,6 +231,32 @@ def test_out_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "images", "other", "packed"]
 
 
+def test_an_out_that_cannot_be_made_is_told_before_an_image_is_packed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = ImageFolder.open(folder)
+    # The first four are folders with the source in them; none of the encoding may have begun.
+    monkeypatch.setattr("pretrain.pack._write", lambda *_: pytest.fail("packed"))
+    for out in (".", "new/..", "images/..", "images", "..", "/", "/proc", "x" * 5000, "images/train/top.webp/x"):
+        for force in (False, True):
+            with pytest.raises(UserError):
+                pack(source, Path(out), SMALL, force=force)
+    with pytest.raises(UserError, match="expected a folder that can be renamed, found a mount point"):
+        pack(source, Path("/proc"), SMALL, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_out_may_be_the_current_folder_if_it_is_to_be_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "packed"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    pack(ImageFolder.open(folder), Path(), SMALL, force=True)
+    assert sorted(content(out)) == [*(f"packed-{n:06d}.tar" for n in range(3)), "shards.json"]
+
+
 def test_what_a_killed_run_left_is_no_hindrance(folder: Path, tmp_path: Path) -> None:
     left = tmp_path / ".packed.partial"
     left.mkdir()
@@ -255,6 +281,13 @@ def test_the_command_packs_and_says_how_to_go_on(
     assert "packed: expected no file or folder there, found one" in capsys.readouterr().err
     assert main(["data", "pack", "packed", "again"]) == 2
     assert "expected a folder of images or a list of files, found tar shards" in capsys.readouterr().err
+    for odd in ("", "a\0b"):
+        with pytest.raises(SystemExit) as caught:
+            main(["data", "pack", str(folder), odd])
+        assert caught.value.code == 2
+        assert "expected a folder, found" in capsys.readouterr().err
+    assert main(["data", "pack", "", "out"]) == 2
+    assert "expected a folder of images, a list of files, or tar shards, found ''" in capsys.readouterr().err
     for option, value in (("--size", "0"), ("--quality", "96"), ("--max-damaged", "2"), ("--jobs", "x")):
         with pytest.raises(SystemExit) as caught:
             main([*words, option, value])

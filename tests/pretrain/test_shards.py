@@ -172,6 +172,53 @@ def test_what_is_no_shard_is_one_line(three: Path, tmp_path: Path) -> None:
     assert "list.txt, line 2: expected an image file, as in the lines above" in refusal(listed)
 
 
+def test_folders_of_folders_of_shards_are_named_by_a_pattern(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        make_shards(tmp_path / "all" / "parts" / part, [[jpeg(0)]])
+    said = refusal(tmp_path / "all")
+    assert "found tar shards, as parts/a/x-000.tar; name them by a pattern: --data" in said
+    assert len(opened(said.rpartition("--data ")[2].strip("'")).shards) == 2
+    (tmp_path / "mixed" / "notes").mkdir(parents=True)
+    (tmp_path / "mixed" / "y.tar").write_bytes((tmp_path / "all" / "parts" / "a" / "x-000.tar").read_bytes())
+    assert refusal(tmp_path / "mixed").endswith(f"--data '{tmp_path}/mixed/*.tar'")
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz", ".TAR.GZ", ".tar.zst"])
+def test_compressed_shards_are_one_line(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "shards" / f"a{ending}"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz"):
+        pass
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"shards/a{ending}\n")
+    for data in (path, path.parent, f"file://{path}", f"{path.parent}/*", f"{path.parent}/*{ending}", listed):
+        assert "expected tar shards (.tar), which are not compressed, found compressed ones" in refusal(data), data
+    assert "found nothing" in refusal(tmp_path / f"b{ending}")
+
+
+def test_a_pattern_of_images_is_one_line(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg(0))
+    for pattern in ("*.jpg", "{a,b}.jpg", "[ab].*"):
+        said = refusal(f"{tmp_path}/{pattern}")
+        assert "expected tar shards (.tar), found images; name the folder that holds the images" in said
+    assert "write their paths into a list" in said
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "a\0b", "a\0*.tar", "x" * 5000, "x/" * 2500, f"{'x' * 5000}*.tar", "x" * 5000 + ".tar"]
+)
+def test_what_can_be_no_path_is_one_line(odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_shards(tmp_path / "here", [[jpeg(0)]]))
+    assert "expected" in refusal(odd)
+
+
+def test_a_pattern_may_be_longer_than_a_path(three: Path) -> None:
+    longer = "{" + ",".join(f"{three}/{'./' * 1000}x-{number:03d}" for number in range(3)) + "}.tar"
+    assert len(longer) > 5000
+    assert len(opened(longer).shards) == 3
+
+
 def test_an_index_that_does_not_fit_is_one_line(three: Path) -> None:
     write_index(three, [4, 4, 4])
     (three / "x-001.tar").rename(three / "y.tar")

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=f"example:\n  {EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sample.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    sample.add_argument("out", type=_new_folder, metavar="OUT", help="the folder to make")
     sample.add_argument(
         "--size",
         choices=("tiny", "small", "large"),
@@ -53,7 +53,7 @@ def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     pack.add_argument(
         "source", metavar="SRC", help="a folder of images (its train/ where there is one), or a list of files"
     )
-    pack.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    pack.add_argument("out", type=_new_folder, metavar="OUT", help="the folder to make")
     pack.add_argument(
         "--size", type=_above_zero, default=256, help="longest shorter side, pixels (default: %(default)s)"
     )
@@ -71,6 +71,12 @@ def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     pack.add_argument("--jobs", type=_above_zero, metavar="N", help="processes (default: one a core)")
     pack.add_argument("--force", action="store_true", help="replace OUT if it holds packed shards")
     pack.set_defaults(action=_pack)
+
+
+def _new_folder(text: str) -> Path:
+    if not text or "\0" in text:  # an empty path would be the current folder
+        raise argparse.ArgumentTypeError(f"expected a folder, found {text!r}")
+    return Path(text)
 
 
 def _above_zero(text: str) -> int:
