@@ -74,13 +74,20 @@ def make_jpegs(folder: Path, sizes: Sequence[tuple[int, int]], count: int, *, se
     return paths
 
 
+def make_images(folder: Path, count: int) -> Path:
+    """A folder of `count` JPEGs of typical sizes."""
+    make_jpegs(folder, SIZES["typical"], count)
+    return folder
+
+
 def measure(recipe_id: str = "moco-v2@1", *, images: int = 32, rounds: int = 5) -> dict[str, Any]:
     """Both pipelines and the parts of ours, for each set of sizes.
 
     Returns:
         For each set: images, mean bytes, `torchvision` and `batched` in images per second and core (median round),
-        `ratio` (median of the rounds' ratios) with its least and largest, and `milliseconds` an image, of the parts and
-        of the floors: what ours cannot go below without decoding or resizing otherwise.
+        `ratio` (median of the rounds' ratios) with its least and largest; the same from the shortest time of each turn
+        (`_quietest`), which other work on the machine spoils least; `milliseconds` an image, of the parts and of the
+        floors: what ours cannot go below without decoding or resizing otherwise.
     """
     recipe = find_recipe(recipe_id)
     threads = torch.get_num_threads()
@@ -103,23 +110,26 @@ def _made(folder: Path) -> Path:
 def _measured(recipe: Recipe, paths: list[Path], rounds: int) -> dict[str, Any]:
     runs = [pipeline(recipe, name) for name in ("torchvision", "batched")]
     turns = [paths[start : start + TURN] for start in range(0, len(paths), TURN)]
-    times = []
-    for _ in range(rounds + 1):
-        spent = [0.0, 0.0]
+    times = np.zeros((rounds + 1, len(turns), 2))
+    for round_ in times:
         for turn, some in enumerate(turns):
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                spent[which] += _seconds(lambda run=runs[which], some=some: run(some))
-        times.append(spent)
+                round_[turn, which] = _seconds(lambda run=runs[which], some=some: run(some))
     times = times[1:]  # the first warms up
-    ratios = sorted(plain / ours for plain, ours in times)
+    whole = times.sum(axis=1)  # rounds × 2
+    quietest = times.min(axis=0).sum(axis=0)
+    ratios = whole[:, 0] / whole[:, 1]
     return {
         "images": len(paths),
         "bytes": round(statistics.mean(path.stat().st_size for path in paths)),
-        "torchvision": round(len(paths) / statistics.median(plain for plain, _ in times), 1),
-        "batched": round(len(paths) / statistics.median(ours for _, ours in times), 1),
-        "ratio": round(statistics.median(ratios), 2),
-        "ratio_least": round(ratios[0], 2),
-        "ratio_largest": round(ratios[-1], 2),
+        "torchvision": round(len(paths) / float(np.median(whole[:, 0])), 1),
+        "batched": round(len(paths) / float(np.median(whole[:, 1])), 1),
+        "ratio": round(float(np.median(ratios)), 2),
+        "ratio_least": round(float(ratios.min()), 2),
+        "ratio_largest": round(float(ratios.max()), 2),
+        "torchvision_quietest": round(len(paths) / quietest[0], 1),
+        "batched_quietest": round(len(paths) / quietest[1], 1),
+        "ratio_quietest": round(quietest[0] / quietest[1], 2),
         "milliseconds": _parts(recipe, paths, rounds),
     }
 
@@ -140,7 +150,7 @@ def pipeline(recipe: Recipe, name: str) -> Callable[[list[Path]], tuple[Tensor, 
 
 
 def _parts(recipe: Recipe, paths: list[Path], rounds: int) -> dict[str, float]:
-    """Milliseconds an image, the median round's; the parts of ours in turn with each other."""
+    """Milliseconds an image, the quickest round's; the parts of ours in turn with each other."""
     draws, size = Draws(recipe, 0), recipe.image_size
     sides = [Image.open(path).size for path in paths]
     views = [[draws(*side, 0, number, view) for view in (0, 1)] for number, side in enumerate(sides)]
@@ -173,7 +183,7 @@ def _parts(recipe: Recipe, paths: list[Path], rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, part in parts.items():
             spent[name].append(1000 * _seconds(part) / len(paths))
-    return {name: round(statistics.median(times), 3) for name, times in spent.items()}
+    return {name: round(min(times), 3) for name, times in spent.items()}
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -124,13 +124,14 @@ class Pictures:
         torch.minimum(low, third, out=low)
         torch.maximum(high, third, out=high)
         torch.sub(high, low, out=chroma)
+        amount = 1.0
+        if isinstance(turn, Tensor):
+            chroma.mul_(turn.squeeze(1))
+        else:
+            amount = turn
         for channel, (old, new) in enumerate(zip(sources, results, strict=True)):
             torch.sub(sources[(channel + 1) % 3], sources[(channel + 2) % 3], out=new)
-            torch.copysign(chroma, new, out=new)  # where the two are equal, the clipping undoes either sign
-            if isinstance(turn, Tensor):
-                torch.addcmul(mid, new, turn.squeeze(1), out=new)
-            else:
-                torch.add(mid, new, alpha=turn, out=new)
+            torch.addcmul(mid, new.sign_(), chroma, value=amount, out=new)
             torch.lerp(new, old, 2.0, out=new)  # 2·old - new
         for plane, new in zip(planes, results, strict=True):
             torch.clamp(new, low, high, out=plane)
@@ -171,10 +172,10 @@ class Pictures:
             means, stds = (out.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
             torch.addcmul((self.offset - means) / stds, self.values, self.scale / stds, out=out)
             return
-        for channel in range(3):
-            plane = self.values[:, 0 if self.is_grey else channel]
-            offset = torch.tensor((self.offset - mean[channel]) / std[channel])
-            torch.add(offset, plane, alpha=self.scale / std[channel], out=out[:, channel])
+        planes = self.values.unbind(1)
+        offsets = torch.tensor([(self.offset - mean[channel]) / std[channel] for channel in range(3)]).unbind()
+        for channel, (offset, plane) in enumerate(zip(offsets, out.unbind(1), strict=True)):
+            torch.add(offset, planes[channel % len(planes)], alpha=self.scale / std[channel], out=plane)
 
     @property
     def is_grey(self) -> bool:
