@@ -11,25 +11,20 @@ with the affine map, and so does saturation but for the offset.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from pretrain.blur import blur_each, blur_one
 
 Number = float | Tensor
 """A float for one image; N×1×1×1 for N."""
 
 LUMA = (0.2989, 0.587, 0.114)
 """How much red, green and blue count in grey, as in torchvision; the sum is a little less than 1."""
-REACH = 4
-"""The blur's kernel ends at this many standard deviations (rounded up): 6e-5 of the Gaussian lie beyond."""
 _SUM = sum(LUMA)
-_BLOCK = 32  # columns that are blurred by one matrix product; 16 and 64 are slower
 
 
 class Pictures:
@@ -47,6 +42,8 @@ class Pictures:
 
     def __init__(self, values: Tensor, scale: Number, offset: Number, room: Tensor | None = None) -> None:
         self.values, self.scale, self.offset = values, scale, offset
+        # Where red, green and blue lie in `values`.
+        self.channels = (0, 1, 2) if values.shape[1] == 3 else (0, 0, 0)
         number, _, height, width = values.shape
         self.room = values.new_empty(self.PLANES, number, height, width) if room is None else room
 
@@ -61,7 +58,8 @@ class Pictures:
         scale, offset = self.scale, self.offset
         assert isinstance(scale, Tensor)
         assert isinstance(offset, Tensor)
-        return Pictures(self.values[images], scale[images].clone(), offset[images].clone(), self.room[:, images])
+        scale, offset, room = scale[images].clone(), offset[images].clone(), self.room[:, images]
+        return Pictures(self.values[images], scale, offset, room)
 
     def rejoin(self, part: Pictures) -> None:
         """Take over the scales and offsets of a part that began with the first image."""
@@ -105,36 +103,19 @@ class Pictures:
         """
         if self.is_grey:
             return
-        planes = sources = self.values.unbind(1)
-        thirds: Number = 0
-        if isinstance(shift, Tensor) and not small:
-            thirds = torch.round(3 * shift)
-            source = (torch.arange(3, device=shift.device).view(1, 3, 1, 1) - thirds) % 3
-            sources = self.values.gather(1, source.long().expand_as(self.values)).unbind(1)
-        elif not isinstance(shift, Tensor):
+        if not isinstance(shift, Tensor):
             thirds = round(3 * shift)
-            sources = tuple(planes[(channel - thirds) % 3] for channel in range(3))
-        turn = 6 * shift - 2 * thirds
-        first, second, third = sources
-        low, mid, high, chroma, *results = self.room.unbind()
-        torch.minimum(first, second, out=low)
-        torch.maximum(first, second, out=high)
-        torch.minimum(high, third, out=mid)
-        torch.maximum(low, mid, out=mid)
-        torch.minimum(low, third, out=low)
-        torch.maximum(high, third, out=high)
-        torch.sub(high, low, out=chroma)
-        amount = 1.0
-        if isinstance(turn, Tensor):
-            chroma.mul_(turn.squeeze(1))
+            red, green, blue = (self.channels[(channel - thirds) % 3] for channel in range(3))
+            self.channels = red, green, blue
+            turn: Number = 6 * shift - 2 * thirds
+        elif small:
+            turn = (6 * shift).squeeze(1)
         else:
-            amount = turn
-        for channel, (old, new) in enumerate(zip(sources, results, strict=True)):
-            torch.sub(sources[(channel + 1) % 3], sources[(channel + 2) % 3], out=new)
-            torch.addcmul(mid, new.sign_(), chroma, value=amount, out=new)
-            torch.lerp(new, old, 2.0, out=new)  # 2·old - new
-        for plane, new in zip(planes, results, strict=True):
-            torch.clamp(new, low, high, out=plane)
+            exchange = torch.round(3 * shift)
+            source = (torch.arange(3, device=shift.device).view(1, 3, 1, 1) - exchange) % 3
+            self.values.copy_(self.values.gather(1, source.long().expand_as(self.values)))
+            turn = (6 * shift - 2 * exchange).squeeze(1)
+        _turn(*self._planes(), turn, self.room)
 
     def grey(self, which: Tensor | None = None) -> None:
         """As `rgb_to_grayscale`: every image, or those for which N×1×1×1 booleans say so.
@@ -142,29 +123,26 @@ class Pictures:
         For every image, one channel is kept, which stands for three.
         """
         if which is not None:
-            grey = _weighted(self.values, self.room[0]).unsqueeze(1)
+            grey = _grey(*self._planes(), out=self.room[0]).unsqueeze(1)
             self.values = torch.where(which, grey, self.values)
             self.offset = torch.where(which, _SUM * self.offset, self.offset)
             return
         if self.is_grey:
             self.scale = self.scale * _SUM
         else:
-            _weighted(self.values, self.values[:, 0])
-            self.values = self.values[:, :1]
+            # The last plane of the room, which nothing needs that grey images go through.
+            self.values, self.channels = _grey(*self._planes(), out=self.room[-1]).unsqueeze(1), (0, 0, 0)
         self.offset = self.offset * _SUM
 
     def blur(self, sigma: Number) -> None:
         """As `gaussian_blur` with a kernel of 2·ceil(4 sigma) + 1 pixels; above 0, for N images 0 is no blur.
 
-        `REACH` names the 4; no kernel reaches farther than reflection at the border allows, side - 1.
+        `blur.REACH` names the 4; no kernel reaches farther than reflection at the border allows, side - 1.
         """
         if isinstance(sigma, Tensor):
-            height, width = self.values.shape[-2:]
-            rows = blurring(sigma, height)
-            columns = rows if width == height else blurring(sigma, width)
-            self.values = rows @ self.values @ columns.mT
+            self.values = blur_each(self.values, sigma)
         else:
-            _blur_one(self.values, sigma, self.room)
+            blur_one(self.values, sigma, self.room)
 
     def normalised(self, mean: tuple[float, ...], std: tuple[float, ...], out: Tensor) -> None:
         """(image - mean) / std into `out`, N×3×H×W."""
@@ -172,10 +150,9 @@ class Pictures:
             means, stds = (out.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
             torch.addcmul((self.offset - means) / stds, self.values, self.scale / stds, out=out)
             return
-        planes = self.values.unbind(1)
         offsets = torch.tensor([(self.offset - mean[channel]) / std[channel] for channel in range(3)]).unbind()
-        for channel, (offset, plane) in enumerate(zip(offsets, out.unbind(1), strict=True)):
-            torch.add(offset, planes[channel % len(planes)], alpha=self.scale / std[channel], out=plane)
+        for offset, plane, spread, result in zip(offsets, self._planes(), std, out.unbind(1), strict=True):
+            torch.add(offset, plane, alpha=self.scale / spread, out=result)
 
     @property
     def is_grey(self) -> bool:
@@ -192,7 +169,7 @@ class Pictures:
             mean: Number = (self.values.mean((-2, -1), keepdim=True) * weights).sum(1, keepdim=True)
         else:
             sums = self.values.sum((0, 2, 3)).tolist()
-            weighted = sum(weight * total for weight, total in zip(LUMA, sums * (3 // len(sums)), strict=True))
+            weighted = sum(weight * sums[channel] for weight, channel in zip(LUMA, self.channels, strict=True))
             mean = weighted / self.values[0, 0].numel()
         grey = self.scale * mean + _SUM * self.offset
         self.scale = self.scale * factor
@@ -204,10 +181,20 @@ class Pictures:
         if self.is_grey:
             self.scale = self.scale * kept
             return
-        grey = _weighted(self.values, self.room[0])
         weight = factor.squeeze(1) if isinstance(factor, Tensor) else factor
-        for plane in self.values.unbind(1):
+        grey = _grey(*self._planes(), out=self.room[0])
+        for plane in self._planes():
             torch.lerp(grey, plane, weight, out=plane)
+
+    def _planes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """N×H×W of red, green and blue, which for grey images are the same."""
+        planes = self.values.unbind(1)
+        red, green, blue = (planes[channel] for channel in self.channels)
+        return red, green, blue
+
+    def images(self) -> Tensor:
+        """N×3×H×W in [0, 1]."""
+        return self.scale * torch.stack(self._planes(), dim=1) + self.offset
 
     def _clip(self, factor: Number) -> None:
         """To [0, 1], which a factor of at most 1 does not leave."""
@@ -217,84 +204,33 @@ class Pictures:
             self.values.clamp_(low, high)
 
 
-def _weighted(colours: Tensor, out: Tensor) -> Tensor:
-    """N×3×H×W -> N×H×W, grey; `out` may be the red plane."""
-    red, green, blue = colours.unbind(1)
+def _grey(red: Tensor, green: Tensor, blue: Tensor, *, out: Tensor) -> Tensor:
     torch.mul(red, LUMA[0], out=out)
     return out.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def blurring(sigma: Tensor, side: int) -> Tensor:
-    """N×1×1×1 standard deviations -> N×1×side×side, matrices that blur a column of `side` pixels.
-
-    Pixel j is seen by pixel i at i - j, and by reflection at i + j and i + j - 2(side - 1). One large product suits a
-    GPU better than many small ones.
-    """
-    i = torch.arange(side, device=sigma.device, dtype=sigma.dtype).view(side, 1)
-    j = i.view(1, side)
-    reach = torch.ceil(REACH * sigma).clamp(max=side - 1)
-
-    def seen(distance: Tensor) -> Tensor:
-        gauss = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)).square())
-        return torch.where(distance.abs() <= reach, gauss, 0)
-
-    weights = seen(i - j) + seen(i + j) * (j > 0) + seen(i + j - 2 * (side - 1)) * (j < side - 1)
-    return weights / weights.sum(-1, keepdim=True)
-
-
-def _blur_one(values: Tensor, sigma: float, room: Tensor) -> None:
-    """1×C×H×W, overwritten: along W and then along H by products with bands of the two matrices.
-
-    A band holds what `_BLOCK` neighbouring pixels see. Larger products compute too many zeros, and a convolution of
-    three channels runs at a fraction of the speed of matrix products.
-    """
-    _, channels, height, width = values.shape
-    halfway = room[:channels, 0]  # C×H×W
-    flat, out = values.view(channels * height, width), halfway.view(channels * height, width)
-    for seen, blurred, weights in _bands(sigma, width):
-        torch.mm(flat[:, seen], weights, out=out[:, blurred])
-    bands = _bands(sigma, height)
-    for source, plane in zip(halfway, values.squeeze(0), strict=True):
-        for seen, blurred, weights in bands:
-            torch.mm(weights.T, source[seen], out=plane[blurred])
-
-
-def _bands(sigma: float, side: int) -> list[tuple[slice, slice, Tensor]]:
-    """Which pixels are seen, which are blurred, seen × blurred weights; for all blocks of a column of `side` pixels."""
-    reach = min(math.ceil(REACH * sigma), side - 1)
-    kernel = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(reach + 1)]
-    total = 2 * sum(kernel) - 1
-    blocks, distances = _distances(side, reach)
-    by_distance = torch.tensor([*(weight / total for weight in kernel), 0.0])
-    weights = by_distance.index_select(0, distances.flatten()).view(distances.shape).sum(0).unbind()
-    return [(seen, blurred, weights[which]) for seen, blurred, which in blocks]
-
-
-@lru_cache(maxsize=64)
-def _distances(side: int, reach: int) -> tuple[list[tuple[slice, slice, int]], Tensor]:
-    """For each block of a column: what it sees, where it lies, and the place of its distances.
-
-    Those are 3 × different × seen × blurred: direct, reflected at the beginning, reflected at the end; reach + 1 where
-    a pixel is not seen. Blocks away from the ends have the same.
-    """
-    block = min(_BLOCK, side)
-    width = min(block + 2 * reach, side)
-    lefts = [min(left, side - block) for left in range(0, side, block)]
-    firsts = [min(max(left - reach, 0), side - width) for left in lefts]
-    different: dict[bytes, int] = {}
-    tables: list[npt.NDArray[np.int64]] = []
-    blocks = []
-    for left, first in zip(lefts, firsts, strict=True):
-        i = np.arange(left, left + block)
-        j = np.arange(first, first + width)[:, np.newaxis]
-        unseen = np.full((width, block), reach + 1)
-        reflected = np.where(j > 0, i + j, unseen), np.where(j < side - 1, 2 * (side - 1) - i - j, unseen)
-        table = np.minimum(np.abs([i - j, *reflected]), reach + 1).astype(np.int64)
-        which = different.setdefault(table.tobytes(), len(different))
-        if which == len(tables):
-            tables.append(table)
-        blocks.append((slice(first, first + width), slice(left, left + block), which))
-    return blocks, torch.from_numpy(np.stack(tables, axis=1))
+def _turn(red: Tensor, green: Tensor, blue: Tensor, turn: Number, room: Tensor) -> None:
+    """`Pictures.hue` on planes, N×H×W, in place, by `turn` sixths of the circle, -1 to 1."""
+    low, mid, high, chroma, *results = room.unbind()
+    torch.minimum(red, green, out=low)
+    torch.maximum(red, green, out=high)
+    torch.minimum(high, blue, out=mid)
+    torch.maximum(low, mid, out=mid)
+    torch.minimum(low, blue, out=low)
+    torch.maximum(high, blue, out=high)
+    torch.sub(high, low, out=chroma)
+    amount = 1.0
+    if isinstance(turn, Tensor):
+        chroma.mul_(turn)
+    else:
+        amount = turn
+    planes = (red, green, blue)
+    for channel, (old, new) in enumerate(zip(planes, results, strict=True)):
+        torch.sub(planes[(channel + 1) % 3], planes[(channel + 2) % 3], out=new)
+        torch.addcmul(mid, new.sign_(), chroma, value=amount, out=new)
+        torch.lerp(new, old, 2.0, out=new)  # 2·old - new
+    for plane, new in zip(planes, results, strict=True):
+        torch.clamp(new, low, high, out=plane)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -321,7 +257,7 @@ def rgb_to_grayscale(images: Tensor) -> Tensor:
     """N×3×H×W in [0, 1] -> N×3×H×W."""
     pictures = Pictures(images.clone(memory_format=torch.contiguous_format), 1.0, 0.0)
     pictures.grey()
-    return (pictures.values + pictures.offset).expand_as(images)
+    return pictures.images()
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -338,10 +274,10 @@ def _each(images: Tensor, numbers: Tensor, operation: Callable[[Pictures, Number
             images.clone(memory_format=torch.contiguous_format), torch.ones_like(numbers), torch.zeros_like(numbers)
         )
         operation(pictures, numbers)
-        return pictures.scale * pictures.values + pictures.offset
+        return pictures.images()
     results = []
     for image, number in zip(images.unsqueeze(1), numbers.tolist(), strict=True):
         pictures = Pictures(image.clone(memory_format=torch.contiguous_format), 1.0, 0.0)
         operation(pictures, number)
-        results.append(pictures.scale * pictures.values + pictures.offset)
+        results.append(pictures.images())
     return torch.cat(results)
