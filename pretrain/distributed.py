@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,11 @@ from torch import Tensor
 from converters.errors import CheckFailed, UserError
 
 T = TypeVar("T")
+
+
+PATIENCE = timedelta(hours=24)
+"""How long a collective operation waits: the main process may evaluate or write for long while the others are at the
+next one. Who dies is found by `pretrain.watchdog`, within a minute."""
 
 
 class HereOnly(UserError):
@@ -83,10 +89,8 @@ def process_group(device: torch.device | None = None) -> Iterator[World]:
         torch.cuda.set_device(device)
     started_here = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if started_here:
-        if device.type == "cuda":
-            dist.init_process_group("nccl", device_id=device)
-        else:
-            dist.init_process_group("gloo")
+        backend, card = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+        dist.init_process_group(backend, device_id=card, timeout=PATIENCE)
     try:
         if dist.is_initialized():
             yield World(dist.get_rank(), dist.get_world_size(), local_size, device)

@@ -266,7 +266,7 @@ def test_two_processes_stop_together_and_resume_to_the_bit(images: Path, tmp_pat
     pretrain(TWO_GROUPS, images, tmp_path / "alone", device=ON_CPU)
     (tmp_path / "crossed").mkdir()
     shutil.copy(tmp_path / "alone" / FIRST, tmp_path / "crossed")
-    run_ranks(in_two_processes, 2, images, make_images(tmp_path / "more", 9), tmp_path, timeout=120)
+    run_ranks(in_two_processes, 2, images, make_images(tmp_path / "more", 9), tmp_path)
     alone, crossed = (torch.load(tmp_path / out / LAST, weights_only=True) for out in ("alone", "crossed"))
     assert (alone["group"], crossed["group"]) == ({"processes": 1, "bn_groups": 2}, {"processes": 2, "bn_groups": 2})
     for name, value in alone["state_dict"].items():  # one fp32 step apart
