@@ -90,7 +90,9 @@ def process_group(device: torch.device | None = None) -> Iterator[World]:
     started_here = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if started_here:
         backend, card = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-        dist.init_process_group(backend, device_id=card, timeout=PATIENCE)
+        dist.init_process_group(backend, device_id=card)
+        if hasattr(dist, "set_timeout"):  # only now: forming the group keeps torch's own limit
+            dist.set_timeout(PATIENCE)
     try:
         if dist.is_initialized():
             yield World(dist.get_rank(), dist.get_world_size(), local_size, device)
