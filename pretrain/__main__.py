@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.command import exit_code, seed
-from converters.errors import EXIT_REQUEUE, Stopped, UserError
+from converters.errors import EXIT_REQUEUE, CheckFailed, Stopped, UserError
 from pretrain import launch
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
-    "moco-transfer pretrain quickstart-moco-v2@1 --data sample/images -o runs/moco-v2\n"
+    "moco-transfer pretrain quickstart-moco-v2@2 --data sample/images -o runs/moco-v2\n"
     "  moco-transfer pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --processes 8 --set epochs=800"
 )
 
@@ -42,7 +42,7 @@ EXIT_CODES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, moco-v1-ig1b@1, or quickstart-moco-v1@1, -v2@1"
+        "recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, moco-v1-ig1b@1, or quickstart-moco-v1@2, -v2@2"
     )
     parser.add_argument(
         "--data",
@@ -95,6 +95,15 @@ def run(
 
     assignments = args.assignments if args.bn_groups is None else [*args.assignments, f"bn_groups={args.bn_groups}"]
     recipe = find_recipe(args.recipe).overridden(tuple(assignments))
+    several = args.processes * args.nodes
+    if several > 1 and args.estimate:
+        raise UserError(expected="--estimate alone: the figures for more follow", found="--processes or --nodes")
+    if several > 1 and recipe.bn_groups % several:
+        raise UserError(
+            expected=f"a number of BN groups that {several} processes divide",
+            found=str(recipe.bn_groups),
+            cure=f"use --bn-groups {-(-recipe.bn_groups // several) * several}, or another number of processes",
+        )
     if not launch.is_worker() and (args.processes, args.nodes, args.rendezvous) != (1, 1, None):
         # The same words: a worker knows that it is one, and starts no others.
         command = [sys.executable, "-m", module, *args.words[1:]]
@@ -159,11 +168,11 @@ def _tell_once(act: Callable[[], int]) -> int:
     """`act`; of a mistake that all processes meet, the first alone tells."""
     try:
         return act()
-    except UserError as error:
-        from pretrain.distributed import HereOnly
+    except (UserError, CheckFailed) as error:
+        from pretrain.distributed import HereFailed, HereOnly
 
-        if _launched_rank() and not isinstance(error, HereOnly):
-            return 2
+        if _launched_rank() and not isinstance(error, (HereOnly, HereFailed)):
+            return 2 if isinstance(error, UserError) else 1
         raise
     except (Stopped, KeyboardInterrupt) as error:
         if _launched_rank():

@@ -54,8 +54,6 @@ class Run:
     sample: bool
     """Whether they are generated sample data."""
     processes: int
-    bn_groups: int
-    """Sub-batches of the step with BN statistics of their own, over all processes."""
 
 
 def path_for(out: Path, position: Position) -> Path:
@@ -99,7 +97,7 @@ def save(
         "rng": generators.states(),
         "scaler": step.scaler.state_dict(),
         "loader": {"epoch": position.epoch, "batch": position.batch, "sums": sums or [], "layout": layout},
-        "group": {"processes": run.processes, "bn_groups": run.bn_groups},
+        "group": {"processes": run.processes},
     }
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -162,7 +160,6 @@ _WITHIN = (
     ("loader", "batch"),
     ("loader", "sums"),
     ("loader", "layout"),
-    ("group", "bn_groups"),
     ("group", "processes"),
 )
 
@@ -211,7 +208,9 @@ def check_finite(step: Step, out: Path, *, number: int, lr: float) -> None:
         CheckFailed: in every process, if a weight or statistic is NaN or infinite.
     """
     state = step.mechanism.state_dict()
-    ruined = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    momenta = {f"momentum of {n}": step.optimizer.state[p].get("momentum_buffer") for n, p in step.trained()}
+    kept = {name: value for name, value in {**state, **momenta}.items() if value is not None}
+    ruined = [name for name, value in kept.items() if not torch.isfinite(value).all()]
     device = next(iter(state.values())).device
     if distributed.from_main(torch.tensor(len(ruined), device=device)).item():
         raise not_finite(f"the state ({ruined[0] if ruined else 'of process 0'}) is not finite", out, step, number, lr)

@@ -30,6 +30,10 @@ class HereOnly(UserError):
     """A mistake that other processes may not meet: whoever meets it must say so."""
 
 
+class HereFailed(CheckFailed):
+    """A failure that other processes may not meet: whoever meets it must say so."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process's place among all."""

@@ -1,11 +1,13 @@
 """`--estimate`: what a run will take, from a short timed run on this device and a stated model of communication.
 
-The model, pessimistic on purpose: nothing overlaps. A step of W devices takes
+The model: a step of W devices takes
 
     max(images / W / rate of the step + bytes / bandwidth + latency · log2 W,  images / W / rate of the input)
 
-where a device sends and receives 2 (W-1)/W times the gradients (ring all-reduce), (W-1)/W of its images (the shuffling
-exchange) and (W-1) times its keys (for the queue).
+Communication overlaps with nothing, which is pessimistic. Loading processes work beside the step; where there are none,
+the two are added. Each device is taken to have as many loading processes as the measured one. It sends and receives
+2 (W-1)/W times the gradients (ring all-reduce), (W-1)/W of its images (the shuffling exchange) and (W-1) times its keys
+(for the queue).
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class Measured:
     """Bytes: of a GPU what was allocated, of a CPU process all that it holds."""
     gradients: int
     """Bytes of a step's gradients."""
+    workers: int = 0
+    """Loading processes; with none, loading and computing take turns."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ def measure(recipe: Recipe, data: str | Path, device: torch.device) -> Measured:
             batch = next(batches)
         return finish(batch.views, device)
 
-    input_seconds = _timed(one_batch, device)
+    input_seconds = _timed_input(one_batch, loader.workers, device)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident()
     gradients = sum(value.numel() * value.element_size() for value in mechanism.parameters() if value.requires_grad)
-    return Measured(N, N / seconds, N / input_seconds, memory, gradients)
+    return Measured(N, N / seconds, N / input_seconds, memory, gradients, loader.workers)
 
 
 def forecast(recipe: Recipe, images: int, measured: Measured, devices: int) -> Forecast:
@@ -121,7 +125,7 @@ def forecast(recipe: Recipe, images: int, measured: Measured, devices: int) -> F
     communication = (2 * others * measured.gradients + shuffled + keys) / BANDWIDTH + LATENCY * math.log2(devices)
     computing, loading = share / measured.step_rate + communication, share / measured.input_rate
     steps = recipe.epochs * (images // batch_size)
-    seconds = max(computing, loading)
+    seconds = max(computing, loading) if measured.workers else computing + loading
     limit = "input" if loading > computing else "step"
     lr = recipe.lr * batch_size / 256
     return Forecast(devices, batch_size, lr, steps, steps * seconds / 3600, communication / seconds, limit)
@@ -149,8 +153,10 @@ def report(recipe: Recipe, data: str | Path, device: torch.device | None = None)
             f"{recipe.id} on {images} images an epoch, {recipe.epochs} epochs: {total} images",
             f"measured on {_named(world.device)}, {measured.images} images a pass, {recipe.precision}, "
             f"{recipe.pipeline} input: step {measured.step_rate:.1f} images/s, "
-            f"input {measured.input_rate:.1f} images/s, peak memory {measured.peak_memory / 2**30:.1f} GiB",
-            f"model: nothing overlaps; {BANDWIDTH / 1e9:g} GB/s a device, {LATENCY * 1e6:g} µs a doubling",
+            f"input {measured.input_rate:.1f} images/s ({measured.workers} loading processes)",
+            _memory(recipe, measured),
+            f"model: communication overlaps with nothing; {BANDWIDTH / 1e9:g} GB/s a device, "
+            f"{LATENCY * 1e6:g} µs a doubling",
             f"{'devices':>8}{'batch':>8}{'lr':>9}{'steps':>10}{'h:mm:ss':>12}{'communication':>15}  limited by",
         ]
         for devices in DEVICES:
@@ -165,9 +171,18 @@ def report(recipe: Recipe, data: str | Path, device: torch.device | None = None)
         return lines
 
 
+def _memory(recipe: Recipe, measured: Measured) -> str:
+    gibibytes = f"peak memory {measured.peak_memory / 2**30:.1f} GiB with {measured.images} images a pass"
+    parts = recipe.bn_groups
+    if parts == recipe.accumulate:
+        return gibibytes
+    held = recipe.batch_size // recipe.accumulate
+    return f"{gibibytes}; one device would pass {held} at a time, or {measured.images} with --set accumulate={parts}"
+
+
 def _group(recipe: Recipe) -> int:
     """Images of a BN group: what one of the papers' devices has."""
-    return recipe.batch_size // (recipe.bn_groups or recipe.accumulate)
+    return recipe.batch_size // recipe.bn_groups
 
 
 def _timed(action: Callable[[], object], device: torch.device) -> float:
@@ -181,6 +196,20 @@ def _timed(action: Callable[[], object], device: torch.device) -> float:
         if number >= _WARM_UP:
             times.append(time.perf_counter() - began)
     return sorted(times)[len(times) // 2]
+
+
+def _timed_input(one_batch: Callable[[], object], workers: int, device: torch.device) -> float:
+    """Mean seconds of a batch, once those are gone that the loading processes had made beforehand."""
+    ahead = 2 * workers  # torch's prefetch_factor is 2
+    for _ in range(_WARM_UP + ahead):
+        one_batch()
+    batches = max(_STEPS, ahead)
+    began = time.perf_counter()
+    for _ in range(batches):
+        one_batch()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / batches
 
 
 def _resident() -> int:

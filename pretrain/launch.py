@@ -33,6 +33,7 @@ _MEETING = 600
 """Seconds that may lie between the starts of two machines."""
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+_WRONG_USE = 2
 _LAUNCHER = "MOCO_TRANSFER_LAUNCHER"
 """Environment variable of the started processes: the process id of what started them."""
 
@@ -252,7 +253,9 @@ def _see_to_the_end(workers: Sequence[_Worker], received: Sequence[signal.Signal
             if first.process.returncode < 0 and not received:
                 _tell(f"process {first.rank} was killed by {signal.Signals(-first.process.returncode).name}")
         if not running:
-            return _code(workers, first, received)
+            # Who made a mistake may take longer to end than those who lose their group by it.
+            mistaken = [worker for worker in workers if worker.process.returncode == _WRONG_USE]
+            return _code(workers, mistaken[0] if first and mistaken else first, received)
         if time.monotonic() > deadline:
             ranks = ", ".join(str(worker.rank) for worker in running)
             _tell(f"killed, because they did not end in time: {ranks}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.sharedctypes import RawArray
 from typing import NamedTuple, TypeVar
@@ -46,6 +47,8 @@ class Loader:
     """Images of an epoch, over all processes; what is left over after the last whole batch is dropped."""
     steps: int
     """Global batches of an epoch."""
+    workers: int
+    """Loading processes."""
     layout: dict[str, int]
     """What must be equal for an epoch to be taken up in its middle; another epoch can begin under any other.
 
@@ -63,14 +66,16 @@ class Loader:
             self.layout = {"processes": world.size, "lanes": max(1, workers), "buffer": SHUFFLE_BUFFER}
         else:
             feed, self.layout = FileFeed(source, share, Views(view_maker), seed), {}
+        self.workers = workers
         self._position = RawArray("q", 2)  # epoch and start, in memory that the workers share
-        self._loader: DataLoader[Batch | Stopped] = DataLoader(
+        self._loader: DataLoader[Batch | Told] = DataLoader(
             _Batches(feed, self._position),
             batch_size=None,
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=world.device.type == "cuda",
             persistent_workers=workers > 0,
+            worker_init_fn=_outlive_stop_requests if workers else None,
             generator=torch.Generator(),  # its own: the number of workers must not move the model's random stream
         )
 
@@ -82,10 +87,19 @@ class Loader:
         """
         self._position[:] = [epoch, start]
         for batch in self._loader:
-            if isinstance(batch, Stopped):
+            if isinstance(batch, Told):
                 raise HereOnly(expected=batch.expected, found=batch.found, where=batch.where, cure=batch.cure)
             # Pinning makes lists of plain tuples.
             yield Batch(tuple(batch.views), batch.number, tuple(batch.faults))
+
+
+def _outlive_stop_requests(_worker: int) -> None:
+    """A scheduler tells all processes of a job to stop; the loading ones are needed for the step under way.
+
+    They end with the process that they load for.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def epoch_images(source: Source, recipe: Recipe) -> int:
@@ -119,7 +133,7 @@ def _default_workers(world: World) -> int:
     return min(16, max(1, len(os.sched_getaffinity(0)) // world.local_size))
 
 
-class Stopped(NamedTuple):
+class Told(NamedTuple):
     """A `UserError` as a value: a loading process cannot raise it to the main one, because it cannot be pickled."""
 
     expected: str
@@ -128,20 +142,20 @@ class Stopped(NamedTuple):
     cure: str | None
 
 
-class _Batches(IterableDataset[Batch | Stopped]):
+class _Batches(IterableDataset[Batch | Told]):
     """A feed as the loading processes see it: each gives every `workers`-th batch, and the loader asks them in turn."""
 
     def __init__(self, feed: Feed, position: Sequence[int]) -> None:
         self.feed, self.position = feed, position
 
-    def __iter__(self) -> Iterator[Batch | Stopped]:
+    def __iter__(self) -> Iterator[Batch | Told]:
         epoch, start = self.position
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         try:
             yield from self.feed.batches(epoch, start, (start + worker) % workers, workers)
         except UserError as error:
-            yield Stopped(error.expected, error.found, None if error.where is None else str(error.where), error.cure)
+            yield Told(error.expected, error.found, None if error.where is None else str(error.where), error.cure)
 
 
 def _as_it_is(value: T) -> T:

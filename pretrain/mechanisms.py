@@ -54,10 +54,11 @@ class EndToEnd(Mechanism):
         if distributed.size() > 1:
             shuffled = torch.cat(with_gradient.all_gather(shuffled))  # type: ignore[no-untyped-call]
         keys = shuffled[targets.inverse]
-        logits = q @ keys.T / self.T  # N×B
         mine = torch.arange(rank * N, (rank + 1) * N, device=q.device)
-        positive = logits.gather(1, mine[:, None])
-        return Contrast(F.cross_entropy(logits, mine), (logits >= positive).sum(dim=1) - 1)
+        with torch.autocast(q.device.type, enabled=False):
+            logits = q @ keys.T / self.T  # N×B
+            positive = logits.gather(1, mine[:, None])
+            return Contrast(F.cross_entropy(logits, mine), (logits >= positive).sum(dim=1) - 1)
 
     def end(self, targets: _Shuffled) -> None:
         """Nothing: no key outlives its step."""
@@ -115,7 +116,11 @@ class MemoryBank(Mechanism):
     def end(self, targets: _Entries) -> None:
         """Move the entries of the images seen in any process."""
         moved = F.normalize(self.m * targets.positives + (1 - self.m) * torch.cat(targets.seen), dim=1)
-        self.bank[distributed.gather(targets.numbers)] = distributed.gather(moved)
+        numbers, entries = distributed.gather(targets.numbers), distributed.gather(moved)
+        # An image may come twice in a step: the last counts, in every process, whichever write comes last.
+        same = numbers[:, None] == numbers  # B×B
+        last = (same * torch.arange(1, len(numbers) + 1, device=numbers.device)).argmax(dim=1)
+        self.bank[numbers] = entries[last]
 
 
 class _Entries(NamedTuple):

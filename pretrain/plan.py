@@ -32,11 +32,6 @@ class Plan:
     world: World
 
     @property
-    def bn_groups(self) -> int:
-        """Sub-batches of the step with BN statistics of their own: as declared, or one a pass of a process."""
-        return self.recipe.bn_groups or self.world.size * self.recipe.accumulate
-
-    @property
     def run(self) -> checkpoint.Run:
         """What its checkpoints say of it."""
         return checkpoint.Run(
@@ -46,7 +41,6 @@ class Plan:
             images=self.images.count,
             sample=self.images.sample,
             processes=self.world.size,
-            bn_groups=self.bn_groups,
         )
 
 
@@ -74,7 +68,7 @@ def checked(recipe: Recipe, data: str | Path, out: Path, seed: int, world: World
 
 
 def _check_groups(plan: Plan) -> None:
-    recipe, groups, passes = plan.recipe, plan.bn_groups, plan.world.size * plan.recipe.accumulate
+    recipe, groups, passes = plan.recipe, plan.recipe.bn_groups, plan.world.size * plan.recipe.accumulate
     if recipe.accumulate > 1 and recipe.mechanism == "end-to-end":
         raise UserError(
             expected="accumulate=1 for end-to-end, whose keys are those of the whole step",
@@ -157,9 +151,9 @@ def _schedule(recipe: Recipe) -> str:
 
 
 def _batch_norm(plan: Plan) -> str:
-    if plan.bn_groups == 1:
+    if plan.recipe.bn_groups == 1:
         # moco#20, #47, #133: a permutation inside one batch changes no statistic, and the pretext task leaks.
         return "shuffle-BN: no effect with one BN group; --bn-groups 8 trains as the papers' 8 GPUs did"
-    size = plan.recipe.batch_size // plan.bn_groups
+    size = plan.recipe.batch_size // plan.recipe.bn_groups
     shuffled = "" if plan.recipe.mechanism == "memory-bank" else ", keys shuffled among all"
-    return f"BN: {plan.bn_groups} groups of {size} images{shuffled}"
+    return f"BN: {plan.recipe.bn_groups} groups of {size} images{shuffled}"

@@ -61,10 +61,11 @@ class Recipe(Settings):
     epochs: int = Field(default=200, gt=0)
     batch_size: int = Field(default=256, gt=0)
     """Images of an optimizer step, over all processes and parts."""
-    bn_groups: int | None = Field(default=None, gt=0)
-    """Sub-batches of the step whose BN statistics are apart, over all processes; None: one a process.
+    bn_groups: int = Field(default=8, gt=0)
+    """Sub-batches of the step whose BN statistics are apart and whose keys are shuffled, over all processes.
 
-    The papers' runs have 8, one a GPU. With the same number, one process computes what 8 do (section 3.3, shuffle-BN).
+    The papers' runs have 8, one a GPU (section 3.3, shuffle-BN). Any number of processes that divides it computes the
+    same, one alone too.
     """
     lr: float = Field(default=0.03, gt=0)
     """Stated for 256 images a step; the run uses lr × batch_size / 256 (see `base_lr`)."""
@@ -157,7 +158,7 @@ def _variant(recipe: Recipe, recipe_id: str, **changes: object) -> Recipe:
 V2_CHANGES: dict[str, object] = {"mlp": True, "temperature": 0.2, "augmentation": "v2", "schedule": "cosine"}
 """All that makes MoCo v1 into v2 (Chen et al. 2020, Table 1; `--mlp --moco-t 0.2 --aug-plus --cos`)."""
 
-MOCO_V1 = Recipe(id="moco-v1@1", bn_groups=8)
+MOCO_V1 = Recipe(id="moco-v1@1")
 MOCO_V2 = _variant(MOCO_V1, "moco-v2@1", **V2_CHANGES)
 
 # A billion uncurated images on 64 GPUs (He et al. 2020, section 4, training): 1.25 M steps of 1024; the learning rate
@@ -177,7 +178,7 @@ MOCO_V1_IG1B = _variant(
 # For the generated sample data on a CPU: small images, a queue of about one data set, a faster key encoder.
 QUICKSTART_MOCO_V1 = _variant(
     MOCO_V1,
-    "quickstart-moco-v1@1",
+    "quickstart-moco-v1@2",
     arch="resnet18",
     image_size=32,
     blur_radius=(0.1, 1.0),
@@ -187,9 +188,9 @@ QUICKSTART_MOCO_V1 = _variant(
     lr=0.24,
     epochs=10,
     milestones=(7, 9),
-    bn_groups=None,
+    bn_groups=4,
 )
-QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@1", **V2_CHANGES)
+QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@2", **V2_CHANGES)
 
 RECIPES: dict[str, Recipe] = {
     recipe.id: recipe for recipe in (MOCO_V1, MOCO_V2, MOCO_V1_IG1B, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2)

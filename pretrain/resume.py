@@ -45,6 +45,8 @@ def take_up(out: Path, run: checkpoint.Run, layout: Any, step: Step) -> tuple[Po
 def check_same_run(content: Mapping[str, Any], path: Path, run: checkpoint.Run) -> None:
     """See that a checkpoint comes from the run that is asked for.
 
+    The number of processes is no part of that: `bn_groups`, which the recipe declares over all of them, is.
+
     Raises:
         UserError: naming the first difference.
     """
@@ -61,15 +63,6 @@ def check_same_run(content: Mapping[str, Any], path: Path, run: checkpoint.Run) 
                 where=path,
                 cure="choose another folder with -o, or start anew with --force",
             )
-    groups, processes = content["group"]["bn_groups"], content["group"]["processes"]
-    if groups != run.bn_groups:
-        # Another number of processes is right where the BN groups stay, and another computation where they do not.
-        raise UserError(
-            expected=f"{groups} BN groups, as this run began on {processes} process{'' if processes == 1 else 'es'}",
-            found=f"{run.bn_groups} over {run.processes}",
-            where=path,
-            cure=f"go on with {processes} processes, choose another folder with -o, or start anew with --force",
-        )
 
 
 def check_layout(content: Mapping[str, Any], path: Path, layout: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -44,6 +45,9 @@ class Step:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+        # The fused optimizer would make these without writing them, and a step that the scaler skips leave them so.
+        for _, parameter in self.trained():
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.scaler = GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.queries: nn.Module = _Queries(mechanism)
         if dist.is_initialized():
@@ -80,6 +84,12 @@ class Step:
         self.scaler.update()
         self.mechanism.end(targets)
         return torch.stack(measured).mean(dim=0)
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that the optimizer moves, by their names."""
+        for name, parameter in self.mechanism.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
 
     @property
     def _mixed(self) -> bool:

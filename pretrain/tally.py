@@ -73,7 +73,7 @@ class Tally:
             path = self.plan.out / SKIPPED
             with run_folder.writing(self.plan.out):
                 fresh = not path.exists()
-                with path.open("a", newline="", encoding="utf-8") as file:
+                with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                     writer = csv.writer(file)
                     if fresh:
                         writer.writerow(Fault._fields)

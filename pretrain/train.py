@@ -19,12 +19,13 @@ from pretrain.checkpoint import Position
 from pretrain.draws import stream
 from pretrain.loading import Loader
 from pretrain.log import RunLog
+from pretrain.machine_faults import in_one_line
 from pretrain.meter import Meter
 from pretrain.plan import Plan, announce, check_agreement, checked
 from pretrain.recipes import Recipe
 from pretrain.resume import take_up
 from pretrain.schedule import learning_rate
-from pretrain.signals import stop_requests
+from pretrain.signals import Stop, stop_requests
 from pretrain.step import Step
 from pretrain.tally import Tally
 from pretrain.watchdog import watching
@@ -65,20 +66,26 @@ def pretrain(
         CheckFailed: for a loss that is not finite, or a checkpoint that cannot be written.
         Stopped: after SIGTERM or SIGUSR1, once the step is done and a checkpoint is written.
     """
-    with distributed.process_group(device) as world, watching(), ExitStack() as held:
+    with (
+        stop_requests() as asked_to_stop,
+        in_one_line(),
+        distributed.process_group(device) as world,
+        watching(),
+        ExitStack() as held,
+    ):
         plan = distributed.together(lambda: checked(recipe, data, out, seed, world))
         distributed.together(lambda: run_folder.take(out, held, force=force) if world.is_main else None)
         loader = Loader(plan.images, recipe, world, view_maker(recipe, seed), seed=seed)
 
         torch.manual_seed(seed)
-        mechanism = mechanisms.build(recipe, images=plan.run.images, bn_groups=plan.bn_groups // world.size)
+        mechanism = mechanisms.build(recipe, images=plan.run.images, bn_groups=recipe.bn_groups // world.size)
         step = Step(mechanism.to(world.device), recipe)
         start, sums, origin = distributed.together(lambda: take_up(plan.out, plan.run, loader.layout, step))
         check_agreement(plan, start, origin)
         if world.is_main:
             announce(plan, start)
         if start.epoch < recipe.epochs:
-            _train(_Training(plan, loader, step), start, sums, monitor)
+            _train(_Training(plan, loader, step, asked_to_stop, monitor), start, sums)
 
         distributed.together(lambda: run_folder.write_backbone(out, recipe.epochs) if world.is_main else None)
         return out / run_folder.BACKBONE
@@ -91,16 +98,18 @@ class _Training:
     plan: Plan
     loader: Loader
     step: Step
+    asked_to_stop: Stop
+    monitor: Monitor | None
 
 
-def _train(training: _Training, start: Position, sums: list[float], monitor: Monitor | None) -> None:
+def _train(training: _Training, start: Position, sums: list[float]) -> None:
     """The steps from `start` on, with their checkpoints."""
     plan, loader, step = training.plan, training.loader, training.step
     recipe, device = plan.recipe, plan.world.device
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     finish, meter, generator = finisher(recipe), Meter(), torch.Generator()
-    with _log_of(training, start) as log, stop_requests() as asked_to_stop:
+    with _log_of(training, start) as log:
         for epoch in range(start.epoch, recipe.epochs):
             lr = learning_rate(recipe, epoch)
             for group in step.optimizer.param_groups:
@@ -118,7 +127,7 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
                 measured = step(im_q, im_k, batch.number.to(device, non_blocking=True), generator)
 
                 tally.note(batch.faults)
-                readings = meter.push(number, measured, stop=asked_to_stop.requested, faults=len(batch.faults))
+                readings = meter.push(number, measured, stop=training.asked_to_stop.requested, faults=len(batch.faults))
                 stop = any(reading.stop for reading in readings)
                 ends = batch_number == loader.steps
                 saves = ends or stop or (recipe.save_steps > 0 and batch_number % recipe.save_steps == 0)
@@ -135,8 +144,8 @@ def _train(training: _Training, start: Position, sums: list[float], monitor: Mon
                 if saves:
                     position = Position(epoch + 1) if ends else Position(epoch, batch_number)
                     _save(training, position, tally, lr=lr)
-                    if ends and plan.world.is_main and monitor is not None:
-                        log.monitored(_monitored(monitor, epoch + 1, step), number)
+                    if ends and not stop:
+                        _look(training, log, epoch + 1, number)
                     if stop and position < Position(recipe.epochs):
                         raise Stopped(f"stopped after step {number}, kept in {checkpoint.path_for(plan.out, position)}")
                 asked = time.monotonic()
@@ -157,15 +166,21 @@ def _save(training: _Training, position: Position, tally: Tally, *, lr: float) -
     distributed.together(write)
 
 
-def _monitored(monitor: Monitor, epochs: int, step: Step) -> Mapping[str, float]:
-    """What the monitor says of the query encoder, which is put back as it was."""
-    encoder = step.mechanism.encoder_q
-    with torch.random.fork_rng(), torch.no_grad():
-        encoder.eval()
-        try:
-            return monitor(epochs, encoder)
-        finally:
-            encoder.train()
+def _look(training: _Training, log: RunLog, epochs: int, number: int) -> None:
+    """Let the monitor look at the query encoder, in the main process; the encoder is put back as it was."""
+    encoder, monitor = training.step.mechanism.encoder_q, training.monitor
+
+    def look() -> None:
+        if monitor is None:
+            return
+        with torch.random.fork_rng(), torch.no_grad():
+            encoder.eval()
+            try:
+                log.monitored(monitor(epochs, encoder), number)
+            finally:
+                encoder.train()
+
+    distributed.together(look)
 
 
 def _log_of(training: _Training, start: Position) -> RunLog:

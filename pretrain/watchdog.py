@@ -28,8 +28,8 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it in a way that mypy misses
 
-from converters.errors import CheckFailed
 from pretrain import distributed
+from pretrain.distributed import HereFailed
 
 SILENT = 30.0
 """Seconds without a sign, after which a process counts as dead."""
@@ -70,7 +70,7 @@ def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
         if _lost(error):
             # Which one it was, its own machine tells: its launcher, or its last words.
             reason = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0]).split(". ")[0]
-            raise CheckFailed(f"process {watch.rank} lost its group: another process ended ({reason})") from None
+            raise HereFailed(f"process {watch.rank} lost its group: another process ended ({reason})") from None
         raise
     watch.leave()
 
@@ -140,7 +140,7 @@ class _Watch:
             return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=self.silent))
         except RuntimeError as error:  # torch's DistError
             reason = str(error).splitlines()[0]
-            raise CheckFailed(f"the watchdog cannot reach process 0 at {host}:{port}: {reason}") from None
+            raise HereFailed(f"the watchdog cannot reach process 0 at {host}:{port}: {reason}") from None
 
     def _beat(self) -> None:
         """The only thread that uses the store; it may wait for ever where process 0 is frozen."""

@@ -23,7 +23,7 @@ from pretrain.step import Step
 
 KILLS = 50
 RECIPE = QUICKSTART_MOCO_V2.overridden(("queue_size=32", "keep_last=2", "keep_every=0"))
-RUN = Run(RECIPE, seed=0, fingerprint="ab" * 32, images=64, sample=False, processes=1, bn_groups=1)
+RUN = Run(RECIPE, seed=0, fingerprint="ab" * 32, images=64, sample=False, processes=1)
 
 
 class SmallStep:

@@ -18,7 +18,15 @@ DIM, K, BATCH, SIZE, IMAGES, STEPS = 16, 12, 8, 33, 20, 5
 
 
 def recipe(mechanism: str, *sets: str) -> Recipe:
-    common = (f"dim={DIM}", f"queue_size={K}", f"batch_size={BATCH}", "momentum=0.5", "temperature=0.2", "lr=0.096")
+    common = (
+        f"dim={DIM}",
+        f"queue_size={K}",
+        f"batch_size={BATCH}",
+        "bn_groups=1",
+        "momentum=0.5",
+        "temperature=0.2",
+        "lr=0.096",
+    )
     return QUICKSTART_MOCO_V1.overridden((f"mechanism={mechanism}", *common, *sets))
 
 
@@ -90,3 +98,29 @@ def test_states_have_the_references_names(mechanism: str, names: set[str]) -> No
     with torch.device("meta"):
         state = mechanisms.build(recipe(mechanism), images=IMAGES, bn_groups=1).state_dict()
     assert {name.split(".")[0] for name in state} == names
+
+
+def test_an_image_that_comes_twice_keeps_its_last_entry() -> None:
+    torch.manual_seed(0)
+    bank = MemoryBank("resnet18", IMAGES, DIM, K)
+    numbers = torch.tensor([3, 7, 3, 1])
+    targets = bank.begin(torch.zeros(4, 3, 8, 8), numbers, torch.Generator())
+    targets.seen.append(torch.nn.functional.normalize(torch.randn(4, DIM), dim=1))
+    expected = bank.bank.clone()
+    for number, before, q in zip(numbers, targets.positives, targets.seen[0], strict=True):
+        expected[number] = torch.nn.functional.normalize(0.5 * before + 0.5 * q, dim=0)
+    bank.end(targets)
+    assert torch.allclose(bank.bank, expected)
+
+
+def test_low_precision_does_not_reach_the_similarities_of_end_to_end() -> None:
+    chosen = recipe("end-to-end", "precision=bf16")
+    torch.manual_seed(0)
+    model = mechanisms.build(chosen, images=None, bn_groups=1)
+    im_q, im_k, numbers = (part.float() if part.is_floating_point() else part for part in views(0))
+    targets = model.begin(im_k, numbers, torch.Generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.contrast(im_q, targets, 0).loss
+    assert loss.dtype == torch.float32
+    rounded = loss.detach().bfloat16().float()
+    assert loss.item() != rounded.item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -21,7 +22,15 @@ from tests.reference.moco_algorithm1 import Algorithm1
 # 33 pixels leave 2×2 positions in the last stage: enough values for each group's smallest BN (see test_model).
 DIM, K, BATCH, SIZE = 16, 32, 8, 33
 RECIPE = QUICKSTART_MOCO_V1.overridden(
-    (f"dim={DIM}", f"queue_size={K}", f"batch_size={BATCH}", "momentum=0.99", "temperature=0.2", "lr=0.096")
+    (
+        f"dim={DIM}",
+        f"queue_size={K}",
+        f"batch_size={BATCH}",
+        "bn_groups=1",
+        "momentum=0.99",
+        "temperature=0.2",
+        "lr=0.096",
+    )
 )
 
 
@@ -86,7 +95,13 @@ def assert_same_steps(
 
 @pytest.mark.parametrize(
     ("sets", "groups"),
-    [((), 1), (("mlp=true",), 1), (("bn_groups=4",), 4), (("accumulate=2",), 2), (("bn_groups=4", "accumulate=2"), 4)],
+    [
+        ((), 1),
+        (("mlp=true",), 1),
+        (("bn_groups=4",), 4),
+        (("bn_groups=2", "accumulate=2"), 2),
+        (("bn_groups=4", "accumulate=2"), 4),
+    ],
 )
 def test_ten_steps_equal_algorithm_1_in_float64(sets: tuple[str, ...], groups: int) -> None:
     """With G groups on one process, or in parts, as Algorithm 1 in G processes."""
@@ -161,6 +176,21 @@ def test_low_precision_follows_full_precision(precision: str) -> None:
     moved = [s.mechanism.encoder_q.get_parameter("layer1.0.conv1.weight") for s in (full, low)]
     assert moved[1].dtype == torch.float32
     assert torch.allclose(*moved, atol=2e-3)
+
+
+def test_a_step_that_fp16_overflows_in_is_left_out() -> None:
+    """The scale begins so high that gradients are infinite; it halves until they are not, and nothing is ruined."""
+    step = Step(made(RECIPE, 1, 1, torch.float32)[1].mechanism, RECIPE.overridden(("precision=fp16",)))
+    step.scaler.load_state_dict({**step.scaler.state_dict(), "scale": 2.0**40})
+    before = step.mechanism.encoder_q.get_parameter("conv1.weight").clone()
+    im_q, im_k = images(0)
+    losses = [step(im_q, im_k, torch.arange(BATCH), torch.Generator().manual_seed(0))[0].item()]
+    assert torch.equal(step.mechanism.encoder_q.get_parameter("conv1.weight"), before)
+    assert all(step.optimizer.state[p]["momentum_buffer"].abs().max() == 0 for _, p in step.trained())
+    losses += [step(*images(n), torch.arange(BATCH), torch.Generator())[0].item() for n in range(1, 40)]
+    assert all(map(math.isfinite, losses))
+    assert step.scaler.get_scale() < 2.0**40
+    assert not torch.equal(step.mechanism.encoder_q.get_parameter("conv1.weight"), before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch.compile needs a C++ compiler: tried where CI runs")

@@ -143,7 +143,7 @@ def test_a_papers_suite_has_a_sample_of_the_same_layout(name: str) -> None:
         assert small.epochs <= 4
         # What cannot be trained as declared would be told only when it is started.
         for one in (recipe, small):
-            assert one.batch_size % (one.bn_groups or 1) == 0
+            assert one.batch_size % one.bn_groups == 0
             assert one.mechanism != "queue" or one.queue_size % one.batch_size == 0
 
 

@@ -54,7 +54,13 @@ def _monitor(args: argparse.Namespace, recipe: Recipe) -> Monitor | None:
 
     data = args.knn_data or Path(args.data)
     protocol = args.knn_protocol or ("quickstart-knn@1" if is_sample(data) else "knn-dino@1")
-    return KnnMonitor(data, protocol, every=args.knn_every, epochs=recipe.epochs)
+    try:
+        return KnnMonitor(data, protocol, every=args.knn_every, epochs=recipe.epochs)
+    except UserError as error:
+        if args.knn_data is not None:
+            raise
+        cure = "name labelled images, with train/ and val/, as --knn-data DIR"
+        raise UserError(expected=error.expected, found=error.found, where=error.where, cure=cure) from None
 
 
 if __name__ == "__main__":
