@@ -37,7 +37,9 @@ def python(code: str) -> list[str]:
         ("sys.exit(75 * rank)", 75),
         # The first to fail counts, not the one that fails because the first is gone.
         ("time.sleep(rank); sys.exit((2, 1)[rank])", 2),
-        ("time.sleep(1 - rank); sys.exit((2, 1)[rank])", 1),
+        # But a mistake counts, however long who made it takes to end.
+        ("time.sleep(1 - rank); sys.exit((2, 1)[rank])", 2),
+        ("time.sleep(1 - rank); sys.exit((3, 1)[rank])", 1),
         # A run whose checkpoint could not be written must not be queued again as if it had one.
         ("time.sleep(1 - rank); sys.exit((1, 75)[rank])", 1),
         ("os.kill(os.getpid(), 9 * rank)", 1),
