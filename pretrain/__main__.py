@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "pretrain MoCo v1 or v2 on a folder of images, and write the backbone"
 EXAMPLE = (
-    "moco-transfer pretrain quickstart-moco-v2@2 --data sample/images -o runs/moco-v2\n"
+    "moco-transfer pretrain quickstart-moco-v2@1 --data sample/images -o runs/moco-v2\n"
     "  moco-transfer pretrain moco-v2@1 --data imagenet -o runs/moco-v2 --processes 8 --set epochs=800"
 )
 
@@ -42,7 +42,7 @@ EXIT_CODES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, moco-v1-ig1b@1, or quickstart-moco-v1@2, -v2@2"
+        "recipe", metavar="RECIPE", help="moco-v1@1, moco-v2@1, moco-v1-ig1b@1, or quickstart-moco-v1@1, -v2@1"
     )
     parser.add_argument(
         "--data",

@@ -178,7 +178,7 @@ MOCO_V1_IG1B = _variant(
 # For the generated sample data on a CPU: small images, a queue of about one data set, a faster key encoder.
 QUICKSTART_MOCO_V1 = _variant(
     MOCO_V1,
-    "quickstart-moco-v1@2",
+    "quickstart-moco-v1@1",
     arch="resnet18",
     image_size=32,
     blur_radius=(0.1, 1.0),
@@ -188,9 +188,9 @@ QUICKSTART_MOCO_V1 = _variant(
     lr=0.24,
     epochs=10,
     milestones=(7, 9),
-    bn_groups=4,
+    bn_groups=1,
 )
-QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@2", **V2_CHANGES)
+QUICKSTART_MOCO_V2 = _variant(QUICKSTART_MOCO_V1, "quickstart-moco-v2@1", **V2_CHANGES)
 
 RECIPES: dict[str, Recipe] = {
     recipe.id: recipe for recipe in (MOCO_V1, MOCO_V2, MOCO_V1_IG1B, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2)

@@ -75,7 +75,7 @@ def test_gradients_are_those_of_the_query_encoder(tmp_path: Path) -> None:
 def test_the_command_shows_devices_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = make_images(tmp_path / "images", 20), tmp_path / "out"
     sets = ["--set", "batch_size=4", "--set", "queue_size=8", "--set", "epochs=3", "--set", "bn_groups=1"]
-    command = ["quickstart-moco-v2@2", *sets, "--data", str(data), "-o", str(out), "--device", "cpu", "--estimate"]
+    command = ["quickstart-moco-v2@1", *sets, "--data", str(data), "-o", str(out), "--device", "cpu", "--estimate"]
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "20 images an epoch, 3 epochs: 60 images" in shown

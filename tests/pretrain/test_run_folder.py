@@ -34,7 +34,7 @@ OVERRIDES = ("epochs=2", "batch_size=8", "bn_groups=2", "image_size=32", "queue_
 RECIPE = QUICKSTART_MOCO_V2.overridden(OVERRIDES)
 ON_CPU = torch.device("cpu")
 FIRST, LAST = "checkpoint_0000.pth.tar", "checkpoint_0001.pth.tar"
-COMMAND = ["quickstart-moco-v2@2", *(word for assignment in OVERRIDES for word in ("--set", assignment))]
+COMMAND = ["quickstart-moco-v2@1", *(word for assignment in OVERRIDES for word in ("--set", assignment))]
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def test_the_backbone_is_the_query_encoder_and_knows_its_origin(finished: Path, 
         assert torch.equal(tensor, state[f"module.encoder_q.{name}"]), name
     origin = backbone.origin
     assert (origin.method, origin.epochs, origin.pretrain_seed) == ("MoCo v2", 4, 5)
-    assert origin.recipe.startswith("quickstart-moco-v2@2 (epochs=4, ")
+    assert origin.recipe.startswith("quickstart-moco-v2@1 (epochs=4, ")
     assert origin.pretrain_data == ImageFolder.open(images).fingerprint
 
 
@@ -360,7 +360,7 @@ def test_contrastive_accuracy_counts_the_negatives_above() -> None:
     assert accuracy(torch.tensor([0, 1, 4, 5])).tolist() == [25.0, 75.0]
 
 
-COMMAND = ["quickstart-moco-v2@2", *(word for assignment in OVERRIDES for word in ("--set", assignment))]
+COMMAND = ["quickstart-moco-v2@1", *(word for assignment in OVERRIDES for word in ("--set", assignment))]
 
 
 def test_two_processes_write_the_same_keys_as_one(finished: Path, images: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_wrong_use_is_one_line(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = image_folders.make(tmp_path / "images")
-    command = ["pretrain", "quickstart-moco-v2@2", "--data", str(data), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    command = ["pretrain", "quickstart-moco-v2@1", "--data", str(data), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*command, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

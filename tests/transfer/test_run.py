@@ -130,7 +130,7 @@ def test_a_failed_cell_is_told_with_its_reason_while_the_others_go_on(tmp_path: 
 
 
 def test_a_dry_run_says_what_is_pending_and_does_nothing(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, backbones={"v2": {"recipe": "quickstart-moco-v2@2", "data": "materials"}})
+    suite = write_suite(tmp_path, backbones={"v2": {"recipe": "quickstart-moco-v2@1", "data": "materials"}})
     done = run(tmp_path, suite, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "runs").exists()

@@ -130,7 +130,7 @@ def _pack(args: argparse.Namespace) -> int:
     if index.damaged:
         print(f"  {len(index.damaged)} damaged images were left out: {args.out / INDEX} lists them")
     print("pretrain on it with:")
-    recipe = "quickstart-moco-v2@2" if source.sample else "moco-v2@1"
+    recipe = "quickstart-moco-v2@1" if source.sample else "moco-v2@1"
     print(f"  moco-transfer pretrain {recipe} --data {args.out} -o OUT")
     return 0
 
