@@ -1,4 +1,4 @@
-"""Pretraining beside the reference's own way, in one run: `python -m benchmarks.pretrain [--quick]`.
+"""Pretraining beside the reference's own way, in one run: `python -m benchmarks.pretrain`.
 
 (a) the whole step; (b) everything but the encoders; (c) the input pipeline, per core; (d) end to end against synthetic
 images. The two sides of a ratio alternate in one process, and the median of each counts, so that a busy machine spoils
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import os
 import platform
 import statistics
@@ -117,7 +118,7 @@ def without_encoders(recipe: Recipe, device: torch.device, rounds: int) -> dict[
 
 
 def end_to_end(recipe: Recipe, device: torch.device, images: Path, steps: int) -> dict[str, float]:
-    """(d) Seconds of a step with images from disk, and with synthetic ones."""
+    """(d) Seconds of a step with images from disk, and with synthetic ones, the queue of loaded batches once empty."""
     step = Step(made(recipe, device), recipe)
     im_q, im_k, numbers = views(recipe, device)
     finish, generator = finisher(recipe), torch.Generator()
@@ -128,17 +129,17 @@ def end_to_end(recipe: Recipe, device: torch.device, images: Path, steps: int) -
         for number in range(steps):
             meter.push(number, step(im_q, im_k, numbers, generator), stop=False, faults=0)
 
-    epochs = iter(range(10**6))
+    batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
 
     def real() -> None:
         meter = Meter()
-        for number, batch in enumerate(loader.epoch(next(epochs))):
+        for number, batch in enumerate(itertools.islice(batches, steps)):
             im_q, im_k = finish(batch.views, device)
             measured = step(im_q, im_k, batch.number.to(device, non_blocking=True), generator)
             meter.push(number, measured, stop=False, faults=0)
-            if number + 1 == steps:
-                break
 
+    for _ in range(2 * loader.workers // steps + 1):
+        real()  # an epoch is not begun anew between the rounds, so this empties the queue of the loading processes once
     seconds = alternating({"synthetic": synthetic, "end to end": real}, 2, device)
     return {name: value / steps for name, value in seconds.items()}
 
@@ -190,11 +191,11 @@ def main() -> None:
         input_pipeline.main([])
     if "d" in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            images = input_pipeline.make_images(Path(folder), 4 * args.batch)
+            workers = 0 if device.type == "cpu" else os.cpu_count() or 1
+            images = input_pipeline.make_images(Path(folder), max(8, 4 * workers) * args.batch)
             for pipeline in ("torchvision", "batched"):
-                workers = 0 if device.type == "cpu" else os.cpu_count() or 1
                 chosen = recipe.overridden((*fast, f"pipeline={pipeline}", f"workers={workers}"))
-                seconds = end_to_end(chosen, device, images, steps=4)
+                seconds = end_to_end(chosen, device, images, steps=max(4, 2 * workers))
                 share = 100 * seconds["synthetic"] / seconds["end to end"]
                 show(f"(d) {pipeline} input: {share:.0f} % of the step's ceiling", seconds, args.batch)
 
