@@ -16,11 +16,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
 from benchmarks.reference_step import ReferenceStep
@@ -88,6 +90,21 @@ def whole_step(
         step = Step(made(recipe, device), recipe.overridden(sets))
         sides[name] = lambda step=step: step(im_q, im_k, numbers, generator)
     return alternating(sides, rounds, device)
+
+
+def arithmetic_bound(recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Seconds of a step's convolutions and products at the rate of a large matrix product, for each precision."""
+    im_q, im_k, numbers = views(recipe, device)
+    step = Step(made(recipe, device), recipe)
+    with FlopCounterMode(display=False) as counter:
+        step(im_q, im_k, numbers, torch.Generator())
+    size = 2048 if device.type == "cpu" else 8192
+    bounds = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.randn(size, size, device=device, dtype=dtype)
+        seconds = alternating({"product": partial(torch.mm, matrix, matrix)}, 5, device)["product"]
+        bounds[f"bound, {name}"] = counter.get_total_flops() * seconds / (2 * size**3)
+    return bounds
 
 
 class Cheap(nn.Module):
@@ -181,7 +198,7 @@ def main() -> None:
         }
         if args.compile:
             variants["ours, bf16, compiled"] = (*fast, "compile=true")
-        seconds = whole_step(recipe, device, args.rounds, variants)
+        seconds = whole_step(recipe, device, args.rounds, variants) | arithmetic_bound(recipe, device)
         show(f"(a) a step of {args.batch} images, {args.arch}, {args.size} px, K {args.queue}", seconds, args.batch)
     if "b" in args.only:
         for batch in sorted({args.batch, 256}):
