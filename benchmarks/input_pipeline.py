@@ -26,10 +26,10 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional
 
 from converters.metadata import IMAGENET_STD
-from pretrain import operations
-from pretrain.augment import finisher, view_maker
-from pretrain.decode import decode, resized_crop, shrink
-from pretrain.draws import Draws
+from pretrain.input import operations
+from pretrain.input.augment import finisher, view_maker
+from pretrain.input.decode import decode, resized_crop, shrink
+from pretrain.input.draws import Draws
 from pretrain.recipes import Recipe, find_recipe
 
 SIZES = {

@@ -26,10 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
 from benchmarks.reference_step import ReferenceStep
-from pretrain.augment import finisher, view_maker
 from pretrain.distributed import World
-from pretrain.images import open_source
-from pretrain.loading import Loader
+from pretrain.input.augment import finisher, view_maker
+from pretrain.input.images import open_source
+from pretrain.input.loading import Loader
 from pretrain.mechanisms import build
 from pretrain.meter import Meter
 from pretrain.model import MoCo

@@ -131,7 +131,7 @@ def run(
 def _evaluations(backbone: Path, data: str) -> list[str]:
     """Commands that evaluate a backbone on the labelled images it was trained on, or on others where there are none."""
     from converters.dataset_fingerprint import is_sample
-    from pretrain.images import open_source
+    from pretrain.input.images import open_source
 
     folder = Path(data)
     sample = is_sample(folder) if folder.is_dir() else open_source(data).sample

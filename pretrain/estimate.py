@@ -25,10 +25,10 @@ import torch
 from converters.errors import UserError
 from converters.progress import clock
 from pretrain import distributed, mechanisms
-from pretrain.augment import finisher, view_maker
 from pretrain.distributed import World
-from pretrain.images import open_source
-from pretrain.loading import Batch, Loader, epoch_images
+from pretrain.input.augment import finisher, view_maker
+from pretrain.input.images import open_source
+from pretrain.input.loading import Batch, Loader, epoch_images
 from pretrain.plan import checked
 from pretrain.recipes import Recipe
 from pretrain.step import Step

@@ -13,8 +13,8 @@ from converters.errors import UserError
 from pretrain import checkpoint, distributed
 from pretrain.checkpoint import Position
 from pretrain.distributed import World
-from pretrain.images import ImageFiles, Source, open_source
-from pretrain.loading import epoch_images
+from pretrain.input.images import ImageFiles, Source, open_source
+from pretrain.input.loading import epoch_images
 from pretrain.model import check_queue
 from pretrain.recipes import Recipe
 

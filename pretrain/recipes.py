@@ -52,7 +52,7 @@ class Recipe(Settings):
     mlp: bool = False
     """A hidden layer in the projection head."""
     augmentation: Literal["v1", "v2"] = "v1"
-    """See `pretrain.augment`."""
+    """See `pretrain.input.augment`."""
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[int, ...] = (120, 160)
     """For `step`: epochs after which the learning rate falls."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from converters.errors import UserError
 from pretrain import distributed, run_folder
-from pretrain.loading import Fault
+from pretrain.input.loading import Fault
 from pretrain.meter import Reading
 from pretrain.plan import Plan
 from pretrain.run_folder import SKIPPED

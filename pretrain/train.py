@@ -14,10 +14,10 @@ from torch import nn
 
 from converters.errors import Stopped
 from pretrain import checkpoint, distributed, mechanisms, run_folder
-from pretrain.augment import finisher, view_maker
 from pretrain.checkpoint import Position
-from pretrain.draws import stream
-from pretrain.loading import Loader
+from pretrain.input.augment import finisher, view_maker
+from pretrain.input.draws import stream
+from pretrain.input.loading import Loader
 from pretrain.log import RunLog
 from pretrain.machine_faults import in_one_line
 from pretrain.meter import Meter
@@ -51,7 +51,7 @@ def pretrain(
 
     Args:
         recipe: what to train, and how.
-        data: see `pretrain.images.open_source`; of a folder its `train/`, where that exists. Labels are not read.
+        data: see `pretrain.input.images.open_source`; of a folder its `train/`, where that exists. Labels are not read.
         out: the run's folder: checkpoints, `log.csv` and its picture, TensorBoard events, the backbone.
         seed: of initialisation, order, augmentation and shuffling.
         device: by default this process's GPU, or the CPU.

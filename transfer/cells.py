@@ -22,7 +22,7 @@ from converters.metadata import BackboneMetadata, read_metadata
 from evaluators.datasets.card import card
 from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
-from pretrain.images import open_source
+from pretrain.input.images import open_source
 from pretrain.recipes import find_recipe
 from transfer.suite import BackboneEntry, Suite, sample_folder
 

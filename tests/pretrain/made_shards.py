@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 from webdataset import tariterators
 
-from pretrain.shards import INDEX
+from pretrain.input.shards import INDEX
 
 
 def jpeg(number: int, size: int = 24) -> bytes:

@@ -24,10 +24,10 @@ from pretrain import checkpoint
 from pretrain.__main__ import main
 from pretrain.checkpoint import Position
 from pretrain.distributed import World
-from pretrain.images import ImageFolder, open_source
 from pretrain.info_nce import accuracy
+from pretrain.input.images import ImageFolder, open_source
+from pretrain.input.pack import Packing, pack
 from pretrain.model import MoCo
-from pretrain.pack import Packing, pack
 from pretrain.plan import checked
 from pretrain.recipes import QUICKSTART_MOCO_V2
 from pretrain.step import Step

@@ -110,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _pack(args: argparse.Namespace) -> int:
     from converters.errors import UserError
-    from pretrain.images import ImageFiles, open_source
-    from pretrain.pack import Packing, check_free, pack
-    from pretrain.shards import INDEX
+    from pretrain.input.images import ImageFiles, open_source
+    from pretrain.input.pack import Packing, check_free, pack
+    from pretrain.input.shards import INDEX
 
     check_free(args.out, force=args.force)  # before a long listing
     source = open_source(args.source)

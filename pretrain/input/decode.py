@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from pretrain.draws import Crop
+from pretrain.input.draws import Crop
 
 Pixels = npt.NDArray[np.uint8]
 """H×W×3, RGB."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision import transforms
 
 from converters.errors import UserError
-from pretrain.augment import GaussianBlur, TwoViews, transform
-from pretrain.draws import stream
-from pretrain.images import ImageFolder, ImageList, open_source
+from pretrain.input.augment import GaussianBlur, TwoViews, transform
+from pretrain.input.draws import stream
+from pretrain.input.images import ImageFolder, ImageList, open_source
 from pretrain.recipes import MOCO_V1, MOCO_V2, QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2, Recipe
 from tests.pretrain.made_images import make_images
 

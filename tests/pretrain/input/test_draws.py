@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from pretrain.draws import Crop, Draws, View, packed, stream, unpacked
+from pretrain.input.draws import Crop, Draws, View, packed, stream, unpacked
 from pretrain.recipes import MOCO_V1, MOCO_V2, Recipe
 
 SIDES = st.integers(1, 700)

@@ -41,10 +41,10 @@ from converters.errors import CheckFailed, UserError
 from converters.files import faults_of, move, sync_folder, whole
 from converters.lock import exclusive
 from converters.progress import Progress
-from pretrain.images import UNKNOWN_FORMAT, ImageFiles
-from pretrain.shard_places import ENDING
-from pretrain.shards import INDEX, DamagedImage, PackedShard, PackedSource, ShardIndex, parse_index
-from pretrain.tar_samples import META
+from pretrain.input.images import UNKNOWN_FORMAT, ImageFiles
+from pretrain.input.shard_places import ENDING
+from pretrain.input.shards import INDEX, DamagedImage, PackedShard, PackedSource, ShardIndex, parse_index
+from pretrain.input.tar_samples import META
 
 PACKER = f"moco-transfer pack 1, Pillow {PIL.__version__}"
 """The number counts up when the same images would give other bytes."""
@@ -292,7 +292,7 @@ def encode(path: Path, packing: Packing) -> Packed | Damaged:
     try:
         data = path.read_bytes()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # see pretrain.batches
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # see pretrain.input.batches
             with Image.open(io.BytesIO(data)) as image:
                 return _encode(image, data, packing)
     except UnidentifiedImageError:

@@ -1,6 +1,6 @@
 """Images without labels: which ones a data set holds. Loads no torch, so that a run can plan without it.
 
-A data set is a folder, a list of files, or WebDataset tar shards (`pretrain.shards`); `open_source` tells them apart.
+A data set is a folder, a list of files, or WebDataset tar shards (see `shards`); `open_source` tells them apart.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Self
 from converters.dataset_fingerprint import IMAGE_ENDINGS, fingerprint, is_image, is_sample, listed
 from converters.errors import UserError
 from converters.folders import files_below
-from pretrain import shard_places
-from pretrain.shards import Shards, holds_shards
+from pretrain.input import shard_places
+from pretrain.input.shards import Shards, holds_shards
 
 _DATA = "a folder of images, a list of files, or tar shards"
 UNKNOWN_FORMAT = "no image that Pillow knows"

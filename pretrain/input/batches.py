@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from converters.errors import UserError
-from pretrain.augment import ViewMaker
-from pretrain.images import UNKNOWN_FORMAT
+from pretrain.input.augment import ViewMaker
+from pretrain.input.images import UNKNOWN_FORMAT
 
 ATTEMPTS = 100
 """So many unreadable images in a row mean that the data set is out of reach, not that an image is damaged."""

@@ -15,9 +15,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.decode import decode, resized_crop, shrink
-from pretrain.draws import BRIGHTNESS, CONTRAST, HUE_SHIFT, SATURATION, Draws, Job, packed, unpacked
-from pretrain.operations import Pictures
+from pretrain.input.decode import decode, resized_crop, shrink
+from pretrain.input.draws import BRIGHTNESS, CONTRAST, HUE_SHIFT, SATURATION, Draws, Job, packed, unpacked
+from pretrain.input.operations import Pictures
 from pretrain.recipes import Recipe
 
 CHUNK = 64

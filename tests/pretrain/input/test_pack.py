@@ -20,11 +20,11 @@ from webdataset.tariterators import base_plus_ext
 
 from converters.errors import CheckFailed, UserError
 from pretrain.distributed import World
-from pretrain.images import ImageFolder, ImageList, open_source
-from pretrain.loading import Loader
-from pretrain.pack import Packing, keys, pack
+from pretrain.input.images import ImageFolder, ImageList, open_source
+from pretrain.input.loading import Loader
+from pretrain.input.pack import Packing, keys, pack
+from pretrain.input.shards import Shards
 from pretrain.recipes import QUICKSTART_MOCO_V1
-from pretrain.shards import Shards
 from tests.pretrain.made_shards import as_webdataset_reads, jpeg
 from transfer.__main__ import main
 
@@ -237,7 +237,7 @@ def test_an_out_that_cannot_be_made_is_told_before_an_image_is_packed(
     monkeypatch.chdir(tmp_path)
     source = ImageFolder.open(folder)
     # The first four are folders with the source in them; none of the encoding may have begun.
-    monkeypatch.setattr("pretrain.pack._write", lambda *_: pytest.fail("packed"))
+    monkeypatch.setattr("pretrain.input.pack._write", lambda *_: pytest.fail("packed"))
     for out in (".", "new/..", "images/..", "images", "..", "/", "/proc", "x" * 5000, "images/train/top.webp/x"):
         for force in (False, True):
             with pytest.raises(UserError):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import functional as reference
 
-from pretrain import operations
-from pretrain.operations import Pictures
+from pretrain.input import operations
+from pretrain.input.operations import Pictures
 
 BOUND = 1e-5  # the promise is 2/255; the same formula in float32 does far better
 

@@ -14,10 +14,10 @@ from torch.utils.data import default_collate
 from torchvision.transforms import functional as reference
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.augment import finisher, view_maker
-from pretrain.batched import Finish, Memory
-from pretrain.decode import shrink
-from pretrain.draws import Draws, View, unpacked
+from pretrain.input.augment import finisher, view_maker
+from pretrain.input.batched import Finish, Memory
+from pretrain.input.decode import shrink
+from pretrain.input.draws import Draws, View, unpacked
 from pretrain.recipes import MOCO_V1, MOCO_V2, Recipe
 
 CPU = torch.device("cpu")

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from converters.errors import UserError
-from pretrain.augment import ViewMaker
-from pretrain.batches import Batch, Fault, Feed, Item, Share, Views
 from pretrain.distributed import HereOnly, World
-from pretrain.draws import stream
-from pretrain.images import ImageFiles, Source
+from pretrain.input.augment import ViewMaker
+from pretrain.input.batches import Batch, Fault, Feed, Item, Share, Views
+from pretrain.input.draws import stream
+from pretrain.input.images import ImageFiles, Source
+from pretrain.input.shard_feed import SHUFFLE_BUFFER, ShardFeed
+from pretrain.input.shards import Shards
 from pretrain.recipes import Recipe
-from pretrain.shard_feed import SHUFFLE_BUFFER, ShardFeed
-from pretrain.shards import Shards
 
 __all__ = ["Batch", "Fault", "FileFeed", "Loader", "epoch_images"]
 

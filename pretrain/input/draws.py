@@ -1,7 +1,7 @@
 """The random parameters of a view, the same that torchvision's transforms draw from the same stream.
 
-`pretrain.augment.transform` draws and applies in one go. The batched pipeline crops in the loading process and does the
-rest on the device, so it needs the parameters alone: here the same calls of the same generator in the same order.
+`augment.transform` draws and applies in one go. The batched pipeline crops in the loading process and does the rest on
+the device, so it needs the parameters alone: here the same calls of the same generator in the same order.
 """
 
 from __future__ import annotations

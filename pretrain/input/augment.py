@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.batched import CropViews, Finish
-from pretrain.draws import stream
+from pretrain.input.batched import CropViews, Finish
+from pretrain.input.draws import stream
 from pretrain.recipes import Recipe
 
 ViewMaker = Callable[[Image.Image, int, int], tuple[Tensor, ...]]

@@ -18,7 +18,7 @@ from pydantic import Field
 from converters.dataset_fingerprint import is_image, listed
 from converters.errors import UserError
 from converters.settings import Settings, parse
-from pretrain.shard_places import ENDING, content_of, found, is_folder
+from pretrain.input.shard_places import ENDING, content_of, found, is_folder
 
 INDEX = "shards.json"
 

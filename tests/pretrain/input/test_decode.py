@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as reference
 
-from pretrain.decode import decode, resized_crop, shrink
-from pretrain.draws import Crop
+from pretrain.input.decode import decode, resized_crop, shrink
+from pretrain.input.draws import Crop
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

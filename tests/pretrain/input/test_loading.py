@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from converters.errors import UserError
-from pretrain.augment import view_maker
 from pretrain.distributed import HereOnly, World
-from pretrain.images import ImageFiles, ImageFolder
-from pretrain.loading import Batch, FileFeed, Loader, Share, Views
+from pretrain.input.augment import view_maker
+from pretrain.input.images import ImageFiles, ImageFolder
+from pretrain.input.loading import Batch, FileFeed, Loader, Share, Views
 from pretrain.recipes import QUICKSTART_MOCO_V1, QUICKSTART_MOCO_V2, Recipe
 from tests.pretrain.made_images import make_images
 

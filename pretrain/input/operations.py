@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pretrain.blur import blur_each, blur_one
+from pretrain.input.blur import blur_each, blur_one
 
 Number = float | Tensor
 """A float for one image; N×1×1×1 for N."""

@@ -22,15 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from converters.errors import MissingPackage, UserError
-from pretrain.batches import Batch, Item, Share, Views
 from pretrain.distributed import HereOnly, World
-from pretrain.images import ImageFolder, open_source
-from pretrain.loading import Fault, Loader
+from pretrain.input.batches import Batch, Item, Share, Views
+from pretrain.input.images import ImageFolder, open_source
+from pretrain.input.loading import Fault, Loader
+from pretrain.input.shard_feed import ShardFeed
+from pretrain.input.shard_places import expand
+from pretrain.input.shards import Shards
+from pretrain.input.tar_samples import CutOff, Sample, TooLarge, samples
 from pretrain.recipes import QUICKSTART_MOCO_V2, Recipe
-from pretrain.shard_feed import ShardFeed
-from pretrain.shard_places import expand
-from pretrain.shards import Shards
-from pretrain.tar_samples import CutOff, Sample, TooLarge, samples
 from tests.pretrain.made_shards import as_webdataset_reads, jpeg, make_shards, write_index
 
 

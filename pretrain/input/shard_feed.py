@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import UserError
-from pretrain import tar_samples
-from pretrain.batches import ATTEMPTS, Batch, Fault, Item, Share, Views, hash63, out_of_reach
-from pretrain.shards import INDEX, Shard, Shards
+from pretrain.input import tar_samples
+from pretrain.input.batches import ATTEMPTS, Batch, Fault, Item, Share, Views, hash63, out_of_reach
+from pretrain.input.shards import INDEX, Shard, Shards
 
 SHUFFLE_BUFFER = 1000
 """Encoded images that each lane holds and draws from; 30 MB for packed images of 256 pixels."""
