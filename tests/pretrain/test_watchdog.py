@@ -107,7 +107,7 @@ def test_a_broken_collective_operation_is_one_line_of_ours(tmp_path: Path) -> No
         assert codes([ranks[0], ranks[2]]) == [1, 1]
         said = (tmp_path / "stderr 0").read_text() + (tmp_path / "stderr 2").read_text()
         # Whose collective fails first, ends first; the other one sees that, or the first.
-        assert re.search(r"CheckFailed: process [02] lost its group: another process ended \([^\n]{,160}\)\n", said)
+        assert re.search(r"HereFailed: process [02] lost its group: another process ended \([^\n]{,160}\)\n", said)
 
 
 def test_an_error_that_all_meet_passes_through(tmp_path: Path) -> None:
