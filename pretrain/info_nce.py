@@ -50,23 +50,24 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         N = len(q)
-        positive = (q * k).sum(dim=1, keepdim=True)  # N×1, not yet divided by T
+        scaled = q / temperature
+        positive = (scaled * k).sum(dim=1, keepdim=True)  # N×1
         better = torch.zeros(N, dtype=torch.long, device=q.device)
         largest = positive.clone()  # of each row so far: exp never sees a number above 0
-        total = torch.ones_like(positive)  # Σ exp((s - largest) / T), the positive included
-        mean_key = torch.zeros_like(q)  # Σ exp((s - largest) / T) · negative
+        total = torch.ones_like(positive)  # Σ exp(s - largest), the positive included
+        mean_key = torch.zeros_like(q)  # Σ exp(s - largest) · negative
         block_elements = _BLOCK_ELEMENTS.get(q.device.type, _BLOCK_ELEMENTS_ELSEWHERE)
         for block in negatives.split(max(1, block_elements // N), dim=1):  # type: ignore[no-untyped-call]
-            s = q @ block  # N×block
+            s = scaled @ block  # N×block
             better += (s >= positive).sum(dim=1)
             previous, largest = largest, torch.maximum(largest, s.amax(dim=1, keepdim=True))
-            shrink = ((previous - largest) / temperature).exp_()
-            weights = s.sub_(largest).div_(temperature).exp_()
+            shrink = (previous - largest).exp_()
+            weights = s.sub_(largest).exp_()
             total.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
             mean_key.mul_(shrink).addmm_(weights, block.T)
-        loss = ((largest - positive) / temperature + total.log()).mean()
+        loss = (largest - positive + total.log()).mean()
         # dL/dq = (Σ p_n·n - (1 - p_k)·k) / (T·N), with the softmax p.
-        p_k = ((positive - largest) / temperature).exp_() / total
+        p_k = (positive - largest).exp_() / total
         ctx.save_for_backward(mean_key.div_(total).sub_(k * (1 - p_k)).div_(temperature * N))
         ctx.mark_non_differentiable(better)
         return loss, better

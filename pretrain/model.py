@@ -92,6 +92,7 @@ class MoCo(Mechanism):
         super().__init__()
         self.K, self.m, self.T = queue_size, momentum, temperature
         self.parts = parts
+        self._pairs: tuple[list[nn.Parameter], ...] = ()
         self.encoder_q = projector(arch, dim, mlp, bn_groups // parts)
         self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))
@@ -140,7 +141,8 @@ class MoCo(Mechanism):
         images = Exchange.plan(permutation, rank, distributed.size())(im_k)
         encoded = []
         for number, part in enumerate(images.chunk(self.parts)):
-            observe(self.encoder_k, number == 0)
+            if self.parts > 1:
+                observe(self.encoder_k, number == 0)
             encoded.append(unit(self.encoder_k(part)))
         shuffled = distributed.gather(torch.cat(encoded))
         keys = shuffled[permutation.argsort().to(shuffled.device, non_blocking=True)]
@@ -148,7 +150,8 @@ class MoCo(Mechanism):
 
     def contrast(self, im_q: Tensor, keys: Keys, part: int) -> Contrast:
         """The loss of a part's queries, which carries their gradient."""
-        observe(self.encoder_q, part == 0)
+        if self.parts > 1:
+            observe(self.encoder_q, part == 0)
         q = unit(self.encoder_q(im_q))
         return info_nce(q, keys.k.chunk(self.parts)[part], self.queue, self.T)
 
@@ -159,8 +162,10 @@ class MoCo(Mechanism):
     @torch.no_grad()
     def _update_key_encoder(self) -> None:
         """Move k to m·k + (1-m)·q: parameters alone, for BN statistics come from the key encoder's own passes."""
+        if not self._pairs:  # looking the parameters up costs a few milliseconds
+            self._pairs = (list(self.encoder_k.parameters()), list(self.encoder_q.parameters()))
         move = get_ema_multi_avg_fn(self.m)  # type: ignore[no-untyped-call]
-        move(list(self.encoder_k.parameters()), list(self.encoder_q.parameters()), None)
+        move(*self._pairs, None)
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
