@@ -6,6 +6,7 @@ Shapes: N images of this process, W processes, B = W·N images of the step, D di
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from pretrain.exchange import Exchange
 from pretrain.info_nce import Contrast, info_nce
 
 
-class Mechanism(nn.Module):
+class Mechanism(nn.Module, ABC):
     """What the training step asks for, beside the query encoder; `targets` are the mechanism's own.
 
     A step: `begin`, then `contrast` for each part of the queries, then the optimizer, then `end`.
@@ -31,6 +32,7 @@ class Mechanism(nn.Module):
     parts: int
     """How many passes a process's images are encoded in, one after the other."""
 
+    @abstractmethod
     def begin(self, im_k: Tensor, numbers: Tensor, generator: torch.Generator) -> Any:
         """What a step needs beside its queries.
 
@@ -39,15 +41,14 @@ class Mechanism(nn.Module):
             numbers: N int64, which images these are.
             generator: on the CPU, in the same state in every process.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def contrast(self, im_q: Tensor, targets: Any, part: int) -> Contrast:
         """The loss of a part's queries (N/parts×3×H×W), which carries their gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, targets: Any) -> None:
         """Update the dictionary, once the optimizer has moved the query encoder."""
-        raise NotImplementedError
 
 
 class MoCo(Mechanism):
