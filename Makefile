@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt constraints-detectron2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --constraint constraints-detectron2.txt \
-		--editable '.[mmseg]' --group detectron2 --group dev
+		--editable '.[mmseg,mmdet,mmpretrain,timm]' --group detectron2 --group dev
 	@touch $@
 
 quickstart: $(READY)
@@ -33,7 +33,7 @@ lint: $(READY)
 
 # Pins anew what pyproject.toml asks for, for both Python versions.
 constraints: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --extra mmseg --group detectron2 --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra mmseg --extra mmdet --extra mmpretrain --extra timm --group detectron2 --group dev --universal --python-version 3.11 \
 		--no-header --quiet --upgrade --output-file constraints.txt
 
 clean:

@@ -49,8 +49,13 @@ class Origin(Settings):
     """Of the source file's bytes; empty for a random initialisation."""
     family: str
     """The reading rule that was used, as `moco` or `torchvision`."""
+    container: str = ""
+    """The keys below which the tensors lay, joined by dots, as `state_dict`; empty for the file's own content."""
     prefix: str = ""
     """What was stripped from the names of the source."""
+    encoder: Literal["", "q", "k"] = ""
+    """Which of two encoders was read, with its own batch-norm statistics: the trained one (q: query, online, student) or
+    the averaged one (k: key, momentum, target, teacher); empty where there is one."""
     method: str = ""
     """The training method as far as the source tells, as `MoCo v2`; empty where it does not."""
     epochs: int | None = None
@@ -61,6 +66,8 @@ class Origin(Settings):
     """The fingerprint of the data set that it was pretrained on, where the checkpoint says so."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """How many tensors of the source were left out, by the name of the rule that dropped them."""
+    filled: dict[str, int] = Field(default_factory=dict)
+    """How many tensors the source did not hold, by the name of the rule that filled them, as `batch counter 0`."""
 
 
 class BackboneMetadata(Settings):
