@@ -8,35 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters import certificate, files, parity, to_detectron2, to_mmseg
+from converters import certificate, files, parity, to_detectron2
 from converters.backbone import Backbone
 from converters.certificate import Certificate, Coverage, Parity, Target, Verdict, WrittenFile
 from converters.errors import CheckFailed, UserError
 from converters.parity import LiveModel
+from converters.targets import TARGETS, Rules
 from converters.to_detectron2 import Head
 from converters.untrusted import sha256_of
 
-SUFFIXES: dict[Target, str] = {
-    "backbone": ".safetensors",
-    "detectron2": to_detectron2.SUFFIX,
-    "mmseg": to_mmseg.SUFFIX,
-}
-_FRAGMENT_SUFFIXES: dict[Target, str] = {"detectron2": ".yaml", "mmseg": ".py"}
-
-_READERS: dict[Target, Callable[[Path], Backbone]] = {
-    "backbone": Backbone.load,
-    "detectron2": to_detectron2.read_weights,
-    "mmseg": to_mmseg.read_weights,
-}
-_NEEDS: dict[Target, tuple[str, ...]] = {
-    "backbone": (),
-    "detectron2": ("detectron2",),
-    "mmseg": ("mmengine", "mmcv", "mmseg"),
-}
+SUFFIXES: dict[Target, str] = {target: rules.suffix for target, rules in TARGETS.items()}
+"""Of the weights' file."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,7 @@ def outputs(target: Target, weights: Path) -> Outputs:
             where="--output",
             cure=f"use {weights.with_suffix(SUFFIXES[target]).name}" if weights.name else "give a file name",
         )
-    suffix = _FRAGMENT_SUFFIXES.get(target)
+    suffix = TARGETS[target].fragment_suffix
     return Outputs(
         weights=weights,
         fragment=weights.with_suffix(suffix) if suffix else None,
@@ -134,16 +119,13 @@ def _publish(staged: Outputs, final: Outputs) -> None:
 
 
 def _write(backbone: Backbone, target: Target, out: Outputs, head: Head | None) -> None:
-    if target == "detectron2":
+    rules = TARGETS[target]
+    if head is not None and target == "detectron2":
         assert out.fragment is not None
         to_detectron2.write_fragment(backbone.metadata, out.weights.name, out.fragment, head)
-        to_detectron2.write_weights(backbone, out.weights)
-    elif target == "mmseg":
-        assert out.fragment is not None
-        to_mmseg.write_fragment(backbone.metadata, out.weights.name, out.fragment)
-        to_mmseg.write_weights(backbone, out.weights)
-    else:
-        backbone.save(out.weights)
+    elif rules.write_fragment is not None and out.fragment is not None:
+        rules.write_fragment(backbone.metadata, out.weights.name, out.fragment)
+    rules.write_weights(backbone, out.weights)
 
 
 def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate:
@@ -154,17 +136,18 @@ def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate
     Raises:
         CheckFailed: if they do not.
     """
-    mapped = _read_back(backbone, target, written.weights)
-    absent = [name for name in _NEEDS[target] if importlib.util.find_spec(name) is None]
+    rules = TARGETS[target]
+    mapped = _read_back(backbone, rules, written.weights)
+    absent = [name for name in rules.needs if importlib.util.find_spec(name) is None]
     live: LiveModel | None = None
     verdict: Verdict = "proved"
     why_no_parity = None
-    if target == "backbone":
+    if rules.run is None:
         verdict, why_no_parity = "read back", "a backbone file belongs to no framework"
     elif absent:
         verdict, why_no_parity = "coverage only", f"not installed: {', '.join(absent)}"
     else:
-        live = _run(backbone, target, written)
+        live = _run(backbone, rules, written)
         _demand_all(backbone, live.loaded, f"the {target} model after its own loader")
     return Certificate(
         verdict=verdict,
@@ -190,10 +173,10 @@ def _written_file(path: Path) -> WrittenFile:
     return WrittenFile(file=path.name, sha256=sha256_of(path))
 
 
-def _read_back(backbone: Backbone, target: Target, weights: Path) -> frozenset[str]:
+def _read_back(backbone: Backbone, rules: Rules, weights: Path) -> frozenset[str]:
     """The tensors that the written file holds bit for bit: all of them, or CheckFailed."""
     try:
-        written = _READERS[target](weights)
+        written = rules.read_weights(weights)
     except UserError as error:
         raise CheckFailed(f"coverage: the written file cannot be read back: {error}") from None
     mapped = parity.identical(backbone, written.tensors)
@@ -211,18 +194,12 @@ def _demand_all(backbone: Backbone, found: frozenset[str], where: str) -> None:
         )
 
 
-def _run(backbone: Backbone, target: Target, written: Outputs) -> LiveModel:
+def _run(backbone: Backbone, rules: Rules, written: Outputs) -> LiveModel:
     """The files in their framework; torch's random state is left alone."""
+    assert rules.run is not None
     assert written.fragment is not None
     with tempfile.TemporaryDirectory() as folder:
-        picture = parity.write_picture(Path(folder))
-        if target == "detectron2":
-            from converters import detectron2_model
-
-            return detectron2_model.run(backbone, written.fragment, written.weights, picture)
-        from converters import mmseg_model
-
-        return mmseg_model.run(backbone, written.fragment, written.weights, picture)
+        return rules.run(backbone, written.fragment, written.weights, parity.write_picture(Path(folder)))
 
 
 def _parity(backbone: Backbone, live: LiveModel) -> Parity:

@@ -1,0 +1,82 @@
+"""The targets of a conversion: one table of how each is written, read back and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from converters import to_detectron2, to_mmseg
+from converters.backbone import Backbone
+from converters.certificate import Target
+from converters.metadata import BackboneMetadata
+from converters.parity import LiveModel
+
+
+class _WriteWeights(Protocol):
+    def __call__(self, backbone: Backbone, path: Path, /) -> None: ...
+
+
+class _WriteFragment(Protocol):
+    def __call__(self, metadata: BackboneMetadata, weights: str, path: Path, /) -> None: ...
+
+
+class _ReadWeights(Protocol):
+    def __call__(self, path: Path, /) -> Backbone: ...
+
+
+class _Run(Protocol):
+    def __call__(self, backbone: Backbone, fragment: Path, weights: Path, picture: Path, /) -> LiveModel: ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How one target is served."""
+
+    suffix: str
+    """Of the weights' file."""
+    write_weights: _WriteWeights
+    read_weights: _ReadWeights
+    """The backbone back from the written file."""
+    fragment_suffix: str | None = None
+    write_fragment: _WriteFragment | None = None
+    """Writes the settings that the weights need. Raises UserError where the framework cannot build the backbone."""
+    needs: tuple[str, ...] = ()
+    """The packages (import names) without which the files cannot be run."""
+    run: _Run | None = None
+    """Builds the framework's own model from the two files, by its own loader; None where no framework computes."""
+
+
+def _in_detectron2(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import detectron2_model
+
+    return detectron2_model.run(backbone, fragment, weights, picture)
+
+
+def _in_mmseg(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import mmseg_model
+
+    return mmseg_model.run(backbone, fragment, weights, picture)
+
+
+TARGETS: dict[Target, Rules] = {
+    "backbone": Rules(suffix=".safetensors", write_weights=Backbone.save, read_weights=Backbone.load),
+    "detectron2": Rules(
+        suffix=to_detectron2.SUFFIX,
+        write_weights=to_detectron2.write_weights,
+        read_weights=to_detectron2.read_weights,
+        fragment_suffix=".yaml",
+        write_fragment=to_detectron2.write_fragment,
+        needs=("detectron2",),
+        run=_in_detectron2,
+    ),
+    "mmseg": Rules(
+        suffix=to_mmseg.SUFFIX,
+        write_weights=to_mmseg.write_weights,
+        read_weights=to_mmseg.read_weights,
+        fragment_suffix=".py",
+        write_fragment=to_mmseg.write_fragment,
+        needs=("mmengine", "mmcv", "mmseg"),
+        run=_in_mmseg,
+    ),
+}
