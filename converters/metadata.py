@@ -54,8 +54,8 @@ class Origin(Settings):
     prefix: str = ""
     """What was stripped from the names of the source."""
     encoder: Literal["", "q", "k"] = ""
-    """Which of two encoders was read, with its own batch-norm statistics: the trained one (q: query, online, student) or
-    the averaged one (k: key, momentum, target, teacher); empty where there is one."""
+    """Which of two encoders was read, with its own batch-norm statistics: q, the trained one (query, online, student),
+    or k, the averaged one (key, momentum, target, teacher); empty where there is one."""
     method: str = ""
     """The training method as far as the source tells, as `MoCo v2`; empty where it does not."""
     epochs: int | None = None

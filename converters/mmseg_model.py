@@ -13,7 +13,7 @@ from converters.architectures import ARCHITECTURES
 from converters.backbone import Backbone
 from converters.keymap import Stage
 from converters.parity import LiveModel, identical, norm_of, quiet
-from converters.receipt import live_tensors, mmseg_receipt
+from converters.receipt import live_tensors, openmmlab_receipt
 
 with quiet():  # mmcv warns about compiled operations that FCN does not use
     import mmcv
@@ -65,7 +65,7 @@ def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> Liv
     """
     model = build(fragment, weights, backbone.arch)
     # `stages` reads by `mmcv.imread`, whose default is BGR.
-    receipt = mmseg_receipt(model, backbone.metadata, loaded_order="BGR")
+    receipt = openmmlab_receipt(model, backbone.metadata, loaded_order="BGR")
     names = keymap.mmseg(backbone.arch, "backbone")
     return LiveModel(
         stages=stages(model, picture),

@@ -1,17 +1,22 @@
-"""Receipt: proof, before the first iteration, that the live model holds the backbone's weights and input settings."""
+"""Receipt: proof, before the first iteration, that the live model holds the backbone's weights and input settings.
+
+`detectron2_receipt`, `openmmlab_receipt` and `module_receipt` are meant for training scripts of any origin; mmengine's
+runner takes `converters.receipt_hook.ReceiptHook` instead, because it loads the weights only when the training begins.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from converters import keymap
+from converters import families, files, keymap
 from converters.architectures import ARCHITECTURES
 from converters.backbone import BATCH_COUNTER, fingerprint
 from converters.errors import CheckFailed
@@ -35,6 +40,28 @@ class Receipt(Settings):
     stride_in_1x1: bool
     after: str | None = None
     """Fingerprint after a frozen evaluation, equal to `backbone`; None where the weights are tuned."""
+
+    def write(self, path: str | Path) -> None:
+        """As indented JSON, whole or absent.
+
+        Raises:
+            UserError, CheckFailed: where it cannot be written (see `converters.files.faults_of`).
+        """
+        with files.whole(Path(path)) as partial:
+            partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+Given = BackboneMetadata | str | Path
+"""What a live model should hold: the header, or any file from which this toolkit reads the backbone."""
+
+
+def expected_of(given: Given) -> BackboneMetadata:
+    """The header of what was given.
+
+    Raises:
+        UserError: if the file cannot be read as a backbone.
+    """
+    return given if isinstance(given, BackboneMetadata) else families.read(Path(given)).metadata
 
 
 def check(
@@ -82,17 +109,19 @@ def check(
     )
 
 
-def module_receipt(module: nn.Module, metadata: BackboneMetadata, preprocess: Preprocess) -> Receipt:
+def module_receipt(module: nn.Module, backbone: Given, preprocess: Preprocess) -> Receipt:
     """The receipt of a torchvision ResNet, with or without a head.
 
     Args:
         module: the live model, wrapped for distributed training or not.
-        metadata: the header of the backbone that it should hold.
+        backbone: what it should hold: a header, or a file of the backbone.
         preprocess: what the caller's transforms really apply.
 
     Raises:
+        UserError: if the file cannot be read.
         CheckFailed: if a tensor or an input setting differs.
     """
+    metadata = expected_of(backbone)
     names = keymap.torchvision(metadata.arch)
     return check(
         metadata,
@@ -103,17 +132,19 @@ def module_receipt(module: nn.Module, metadata: BackboneMetadata, preprocess: Pr
     )
 
 
-def detectron2_receipt(model: nn.Module, cfg: Any, metadata: BackboneMetadata) -> Receipt:
+def detectron2_receipt(model: nn.Module, cfg: Any, backbone: Given) -> Receipt:
     """The receipt of a detectron2 detector (C4 or FPN).
 
     Args:
         model: a live `GeneralizedRCNN` or the like, with `pixel_mean` and `pixel_std`.
         cfg: the configuration that its data loader was built from; `cfg.INPUT.FORMAT` is read.
-        metadata: the header of the backbone that it should hold.
+        backbone: what it should hold: a header, or a file of the backbone, as the `.pkl` of its conversion.
 
     Raises:
+        UserError: if the file cannot be read.
         CheckFailed: if a tensor or an input setting differs.
     """
+    metadata = expected_of(backbone)
     model = unwrapped(model)
     place = keymap.detectron2_place(model.state_dict())
     if place is None:
@@ -132,28 +163,37 @@ def detectron2_receipt(model: nn.Module, cfg: Any, metadata: BackboneMetadata) -
     )
 
 
-def mmseg_receipt(model: nn.Module, metadata: BackboneMetadata, *, loaded_order: Literal["RGB", "BGR"]) -> Receipt:
-    """The receipt of an mmsegmentation segmentor with a plain `ResNet`.
+def openmmlab_receipt(model: nn.Module, backbone: Given, *, loaded_order: Literal["RGB", "BGR"]) -> Receipt:
+    """The receipt of a model of mmsegmentation, mmdetection or mmpretrain with a plain `ResNet`.
 
     Args:
-        model: a live segmentor with `backbone` and `data_preprocessor`.
-        metadata: the header of the backbone that it should hold.
-        loaded_order: the channel order in which the data pipeline loads images; read it from the pipeline.
+        model: a live model with `backbone` and `data_preprocessor`.
+        backbone: what it should hold: a header, or a file of the backbone, as the `.pth` of its conversion.
+        loaded_order: the channel order in which the data pipeline loads images; read it from the pipeline, as
+            `converters.receipt_hook.loaded_order` does.
 
     Raises:
+        UserError: if the file cannot be read.
         CheckFailed: if a tensor or an input setting differs.
     """
+    metadata = expected_of(backbone)
     model = unwrapped(model)
+    framework = type(model).__module__.partition(".")[0]
     names = keymap.mmseg(metadata.arch, "backbone")
     preprocessor: Any = model.data_preprocessor
     if not getattr(preprocessor, "_enable_normalize", False):
-        raise CheckFailed("receipt: the mmseg model's data_preprocessor has no mean and std: its inputs are raw bytes")
-    # mmengine keeps one flag for both directions: what matters is whether the loaded order is swapped.
-    order = loaded_order[::-1] if preprocessor._channel_conversion else loaded_order
+        raise CheckFailed(
+            f"receipt: the {framework} model's data_preprocessor has no mean and std: its inputs are raw bytes"
+        )
+    # mmengine keeps one flag for both directions, mmpretrain its own: what matters is whether the order is swapped.
+    swapped = getattr(preprocessor, "_channel_conversion", None)
+    if swapped is None:
+        swapped = preprocessor.to_rgb
+    order = loaded_order[::-1] if swapped else loaded_order
     return check(
         metadata,
         live_tensors(model, names),
-        framework="mmseg",
+        framework=framework,
         preprocess=_on_byte_scale(order, preprocessor.mean, preprocessor.std),
         stride_in_1x1=live_stride_in_1x1(model, names, metadata.arch),
     )

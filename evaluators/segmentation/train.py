@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal
+from typing import Any
 
 import mmseg.datasets
 import mmseg.models  # noqa: F401 - these two fill mmseg's registries
-from mmcv.transforms import LoadImageFromFile
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -18,7 +17,8 @@ from converters.architectures import architecture
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.progress import Progress
-from converters.receipt import Receipt, mmseg_receipt
+from converters.receipt import Receipt, openmmlab_receipt
+from converters.receipt_hook import loaded_order
 from evaluators.datasets import cityscapes
 from evaluators.job import Job, Metric, Outcome
 from evaluators.protocol import SegmentationSettings
@@ -99,41 +99,13 @@ class LoadBackbone(Hook):  # type: ignore[misc]  # mmengine ships no types
         except RuntimeError as error:
             raise CheckFailed(f"segmentation: the model does not fit {self._backbone.arch}: {error}") from None
         order = loaded_order(runner.train_dataloader.dataset)
-        self.receipt = mmseg_receipt(runner.model, self._backbone.metadata, loaded_order=order)
+        self.receipt = openmmlab_receipt(runner.model, self._backbone.metadata, loaded_order=order)
 
     def before_test(self, runner: Any) -> None:
         """The test images must enter as those of the training did."""
         trained, tested = (loaded_order(each.dataset) for each in (runner.train_dataloader, runner.test_dataloader))
         if trained != tested:
             raise CheckFailed(f"receipt: trained on images loaded as {trained}, tested on {tested}")
-
-
-# None of these changes the order of the channels.
-_KEEP_ORDER = {
-    "LoadAnnotations",
-    "RandomResize",
-    "RandomCrop",
-    "RandomFlip",
-    "PhotoMetricDistortion",
-    "PackSegInputs",
-}
-
-
-def loaded_order(dataset: Any) -> Literal["BGR"]:
-    """The channel order in which a live mmseg dataset's pipeline delivers images.
-
-    mmcv decodes `color` by OpenCV to BGR (mmcv 2.1, mmcv/image/io.py, imfrombytes).
-
-    Raises:
-        CheckFailed: for a reader or a step whose order is not known.
-    """
-    reader, *steps = dataset.pipeline.transforms
-    if type(reader) is not LoadImageFromFile or (reader.color_type, reader.imdecode_backend) != ("color", "cv2"):
-        raise CheckFailed(f"receipt: expected images loaded in colour by cv2, which is BGR, found {reader!r}")
-    unknown = [step for step in steps if type(step).__name__ not in _KEEP_ORDER]
-    if unknown:
-        raise CheckFailed(f"receipt: expected steps that keep the channel order, found {unknown[0]!r}")
-    return "BGR"
 
 
 class ShowProgress(Hook):  # type: ignore[misc]  # mmengine ships no types

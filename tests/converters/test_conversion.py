@@ -18,7 +18,7 @@ from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.errors import CheckFailed, UserError
 from converters.metadata import Preprocess
-from converters.receipt import detectron2_receipt, mmseg_receipt
+from converters.receipt import detectron2_receipt, openmmlab_receipt
 from converters.untrusted import sha256_of
 from tests import checkpoints
 
@@ -148,7 +148,7 @@ def test_the_mmseg_fragment_turns_a_stock_model_into_one_that_holds_the_weights(
     mine = tmp_path / "mine.py"
     mine.write_text("_base_ = ['stock.py']\n" + (converted / "b.py").read_text())
     model = mmseg_model.build(mine, converted / "b.pth", "resnet18")
-    assert mmseg_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
+    assert openmmlab_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
     assert type(model.backbone).__name__ == "ResNet"
     layer4: Any = model.get_submodule("backbone.layer4.1.conv1")
     assert layer4.dilation == (4, 4)
@@ -194,22 +194,22 @@ def test_the_detectron2_receipt_sees_weights_and_input_settings(backbone: Backbo
         detectron2_receipt(model, cfg, metadata)
 
 
-def test_the_mmseg_receipt_sees_weights_and_input_settings(backbone: Backbone, converted: Path) -> None:
+def test_the_openmmlab_receipt_sees_weights_and_input_settings(backbone: Backbone, converted: Path) -> None:
     from converters import mmseg_model
 
     model: Any = mmseg_model.build(converted / "b.py", converted / "b.pth", "resnet18")
     metadata = backbone.metadata
     model.data_preprocessor._channel_conversion = False
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
-        mmseg_receipt(model, metadata, loaded_order="BGR")
-    assert mmseg_receipt(model, metadata, loaded_order="RGB").preprocess.channel_order == "RGB"
+        openmmlab_receipt(model, metadata, loaded_order="BGR")
+    assert openmmlab_receipt(model, metadata, loaded_order="RGB").preprocess.channel_order == "RGB"
     model.data_preprocessor._channel_conversion = True
     model.data_preprocessor.std.fill_(1)
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
-        mmseg_receipt(model, metadata, loaded_order="BGR")
+        openmmlab_receipt(model, metadata, loaded_order="BGR")
     model.data_preprocessor._enable_normalize = False
     with pytest.raises(CheckFailed, match="has no mean and std"):
-        mmseg_receipt(model, metadata, loaded_order="BGR")
+        openmmlab_receipt(model, metadata, loaded_order="BGR")
 
 
 def test_a_caffe_style_resnet50_in_mmseg_is_seen() -> None:
@@ -227,7 +227,7 @@ def test_a_caffe_style_resnet50_in_mmseg_is_seen() -> None:
         model.backbone = backbone
         model.data_preprocessor = mmseg_model.MODELS.build(settings["data_preprocessor"])
     with pytest.raises(CheckFailed, match="expected stride_in_1x1 False, found True"):
-        mmseg_receipt(model, resnet50.metadata, loaded_order="BGR")
+        openmmlab_receipt(model, resnet50.metadata, loaded_order="BGR")
 
 
 def _swap_two(names: dict[str, str], a: str, b: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from converters.backbone import Backbone
 from converters.errors import CheckFailed, MissingPackage, UserError
 from converters.families import random_backbone
 from converters.metadata import Preprocess
-from converters.receipt import mmseg_receipt
+from converters.receipt import openmmlab_receipt
 from evaluators.framework_log import framework_log
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.protocol import Protocol, SegmentationSettings
@@ -141,7 +141,7 @@ def test_openmmlabs_protocol_has_stride_8_an_auxiliary_head_and_windows() -> Non
 def test_the_live_segmentor_has_the_stride_and_holds_every_tensor(protocol_id: str, arch: str, stride: int) -> None:
     backbone = random_backbone(arch, 0)
     model = live(protocol_id, backbone)
-    assert mmseg_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
+    assert openmmlab_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
     assert not [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     with torch.no_grad():
         assert model.backbone(torch.zeros(2, 3, 64, 64))[3].shape[-2:] == (64 // stride, 64 // stride)
@@ -156,13 +156,13 @@ def test_the_receipt_refuses_one_changed_weight_and_other_inputs() -> None:
     kept = weight.data[3, 5, 1, 1].item()
     weight.data[3, 5, 1, 1] = float(np.nextafter(np.float32(kept), np.float32(1)))
     with pytest.raises(CheckFailed, match="does not hold the backbone"):
-        mmseg_receipt(model, backbone.metadata, loaded_order="BGR")
+        openmmlab_receipt(model, backbone.metadata, loaded_order="BGR")
     weight.data[3, 5, 1, 1] = kept
-    assert mmseg_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
+    assert openmmlab_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
     mean = model.data_preprocessor.mean
     mean.copy_(mean.flip(0))
     with pytest.raises(CheckFailed, match="other inputs"):
-        mmseg_receipt(model, backbone.metadata, loaded_order="BGR")
+        openmmlab_receipt(model, backbone.metadata, loaded_order="BGR")
 
 
 def test_images_enter_as_the_backbone_was_trained() -> None:
@@ -175,7 +175,7 @@ def test_images_enter_as_the_backbone_was_trained() -> None:
     for preprocess in (Preprocess(), caffe):
         backbone = Backbone(source.arch, source.tensors, source.origin, preprocess)
         model = live("quickstart-segmentation@1", backbone)
-        assert mmseg_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
+        assert openmmlab_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
         found = model.data_preprocessor({"inputs": [loaded], "data_samples": [SegDataSample()]})["inputs"][0]
         ordered = loaded.flip(0) if preprocess.channel_order == "RGB" else loaded
         scaled = ordered / 255 if preprocess.value_range == (0, 1) else ordered.float()
@@ -215,12 +215,12 @@ def test_training_changes_the_weights_behind_the_receipt(root: Path, tmp_path: P
 
         def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002 - mmengine
             if batch_idx == 0:
-                seen["before"] = mmseg_receipt(runner.model, backbone.metadata, loaded_order="BGR").live
+                seen["before"] = openmmlab_receipt(runner.model, backbone.metadata, loaded_order="BGR").live
 
         def after_train(self, runner: Any) -> None:
             seen["after"] = {name: value.clone() for name, value in runner.model.backbone.state_dict().items()}
             with pytest.raises(CheckFailed, match="does not hold the backbone"):
-                mmseg_receipt(runner.model, backbone.metadata, loaded_order="BGR")
+                openmmlab_receipt(runner.model, backbone.metadata, loaded_order="BGR")
 
     class Runner(train.QuietRunner):  # type: ignore[misc]
         def __init__(self, *, custom_hooks: list[Any], **kwargs: Any) -> None:
