@@ -1,7 +1,11 @@
-"""`Certificate`: what was proved about a conversion, as a JSON file beside the weights."""
+"""`Certificate`: what was proved about a conversion, as a JSON file beside the weights.
+
+`certificate.schema.json` is its JSON Schema; write it anew with `python -m converters.certificate`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -17,7 +21,9 @@ from converters.receipt import Receipt
 from converters.settings import Settings, parse
 
 FORMAT = "moco-transfer-certificate"
+VERSION: Literal[2] = 2
 SUFFIX = ".certificate.json"
+_NO_SEAL = "0" * 64
 
 Target = Literal["backbone", "detectron2", "mmseg"]
 Verdict = Literal["proved", "read back", "coverage only"]
@@ -76,7 +82,7 @@ class Certificate(Settings):
     """The proof of one conversion."""
 
     format: Literal["moco-transfer-certificate"] = "moco-transfer-certificate"
-    version: Literal[1] = 1
+    version: Literal[2] = VERSION
     verdict: Verdict
     """`proved`: coverage and parity. `read back`: a backbone file, whose tensors and header were read again and are the
     same; no framework computes with it. `coverage only`: the framework was not there; see `why_no_parity`."""
@@ -92,27 +98,52 @@ class Certificate(Settings):
     parity: Parity | None
     why_no_parity: str | None = None
     versions: dict[str, str]
+    seal: str = _NO_SEAL
+    """sha256 (hex) of the certificate's own text in which this value is 64 zeros: it shows a change by accident. Who
+    changes the text on purpose can change it too."""
 
     def write(self, path: Path) -> None:
-        """As indented JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """As indented JSON, sealed."""
+        text = self.model_copy(update={"seal": _NO_SEAL}).model_dump_json(indent=2) + "\n"
+        path.write_text(text.replace(_seal_line(_NO_SEAL), _seal_line(_sha256(text))), encoding="utf-8")
+
+
+def _seal_line(seal: str) -> str:
+    return f'"seal": "{seal}"'
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(path: Path) -> Certificate:
     """The certificate at `path`.
 
     Raises:
-        UserError: if it is absent, no JSON or no certificate.
+        UserError: if it is absent, no JSON, no certificate, of a version not understood, or changed since it was
+            written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        content = json.loads(text)
     except OSError as error:
         raise UserError(expected="a certificate", found=error.strerror or str(error), where=path) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(expected="a certificate (JSON)", found="another file", where=path) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(expected=f"format {FORMAT!r}", found="other JSON", where=path)
-    return parse(Certificate, content, path)
+    if content.get("version") != VERSION:
+        found = repr(content.get("version"))
+        raise UserError(expected=f"version {VERSION} of a certificate", found=found, where=path, cure="convert anew")
+    paper = parse(Certificate, content, path)
+    if _sha256(text.replace(_seal_line(paper.seal), _seal_line(_NO_SEAL))) != paper.seal:
+        raise UserError(
+            expected=f"a text with the seal {paper.seal[:12]}",
+            found="a certificate that was changed after it was written",
+            where=path,
+            cure="convert anew",
+        )
+    return paper
 
 
 def versions() -> dict[str, str]:
@@ -126,3 +157,12 @@ def versions() -> dict[str, str]:
                 continue
             break
     return found
+
+
+def _write_schema() -> None:
+    path = Path(__file__).with_name("certificate.schema.json")
+    path.write_text(json.dumps(Certificate.model_json_schema(), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write_schema()
