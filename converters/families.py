@@ -16,15 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from converters import architectures, to_detectron2, to_mmseg, untrusted
+from converters import architectures, to_detectron2, to_openmmlab, to_torchvision, untrusted
 from converters.backbone import BATCH_COUNTER, Backbone, check_tensors
 from converters.errors import UserError
 from converters.metadata import FORMAT, Origin, safetensors_header
 from converters.seed import parse_seed
 from converters.settings import nearest
 
-Kind = Literal["backbone", "detectron2", "mmseg", "checkpoint"]
-"""What a file is: one of the three that this toolkit writes, or a checkpoint to be told by its family."""
+Kind = Literal["backbone", "detectron2", "openmmlab", "torchvision", "checkpoint"]
+"""What a file is: one of the four that this toolkit writes, or a checkpoint to be told by its family."""
 
 RANDOM = "random"
 BACKBONE = "backbone"
@@ -116,7 +116,7 @@ def identify(path: Path, family: str | None = None) -> tuple[Kind, Backbone]:
     Args:
         path: the file.
         family: one of `names()`; told from the keys where None. `backbone` stands for the files that this toolkit
-            writes: backbone files, and weights for detectron2 and mmseg.
+            writes: backbone files, and weights for the frameworks.
 
     Raises:
         UserError: if the file cannot be read, holds no known encoder or several, a tensor that no rule accounts for, or
@@ -132,9 +132,11 @@ def identify(path: Path, family: str | None = None) -> tuple[Kind, Backbone]:
             return kind, Backbone.load(path)
         case "detectron2":
             return kind, to_detectron2.read_weights(path)
+        case "openmmlab" if file is not None:
+            return kind, to_openmmlab.of_content(file.content, path)
+        case "torchvision" if file is not None:
+            return kind, to_torchvision.of_content(file.content, path)
     assert file is not None
-    if kind == "mmseg":
-        return kind, to_mmseg.of_content(file.content, path)
     return kind, _from_checkpoint(file, _detect(file, family))
 
 
@@ -154,7 +156,9 @@ def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
     if head.startswith(_PICKLE):
         return "detectron2", None
     file = untrusted.load(path)
-    return ("mmseg" if to_mmseg.header(file.content) else "checkpoint"), file
+    if to_openmmlab.header(file.content):
+        return "openmmlab", file
+    return ("torchvision" if to_torchvision.header(file.content) else "checkpoint"), file
 
 
 def _containers(content: object) -> dict[str, Mapping[str, Tensor]]:

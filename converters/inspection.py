@@ -37,7 +37,8 @@ class Inspection(Settings):
 _KINDS: dict[str, str] = {
     "backbone": "backbone file of moco-transfer",
     "detectron2": "weights for detectron2",
-    "mmseg": "weights for mmsegmentation",
+    "openmmlab": "weights for mmsegmentation, mmdetection and mmpretrain",
+    "torchvision": "weights for torchvision",
     "checkpoint": "checkpoint",
     "certificate": "certificate of a conversion",
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from converters import to_detectron2, to_mmseg
+from converters import to_detectron2, to_openmmlab
 from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.metadata import BackboneMetadata
@@ -71,11 +71,11 @@ TARGETS: dict[Target, Rules] = {
         run=_in_detectron2,
     ),
     "mmseg": Rules(
-        suffix=to_mmseg.SUFFIX,
-        write_weights=to_mmseg.write_weights,
-        read_weights=to_mmseg.read_weights,
+        suffix=to_openmmlab.SUFFIX,
+        write_weights=to_openmmlab.write_weights,
+        read_weights=to_openmmlab.read_weights,
         fragment_suffix=".py",
-        write_fragment=to_mmseg.write_fragment,
+        write_fragment=to_openmmlab.write_fragment,
         needs=("mmengine", "mmcv", "mmseg"),
         run=_in_mmseg,
     ),

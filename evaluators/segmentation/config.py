@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converters import to_mmseg
+from converters import to_openmmlab
 from converters.architectures import Architecture
 from converters.metadata import Preprocess
 from evaluators.datasets.cityscapes import IGNORED
@@ -61,7 +61,7 @@ def model(
         "type": "EncoderDecoder",
         "data_preprocessor": data_preprocessor(settings, preprocess),
         "backbone": {
-            **to_mmseg.resnet(architecture),
+            **to_openmmlab.resnet(architecture, "mmseg"),
             "num_stages": 4,
             "out_indices": (0, 1, 2, 3),
             "strides": settings.strides,

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from converters import architectures, conversion, families, keymap, to_detectron2, to_mmseg
+from converters import architectures, conversion, families, keymap, to_detectron2, to_openmmlab
 from converters.architectures import ARCHITECTURES
 from converters.backbone import fingerprint
 from converters.certificate import Target
@@ -129,7 +129,7 @@ def _mmseg(metadata: BackboneMetadata, folder: Path) -> nn.Module:
 
     from converters import mmseg_model
 
-    to_mmseg.write_fragment(metadata, "x.pth", folder / "x.py")
+    to_openmmlab.write_fragment(metadata, "x.pth", folder / "x.py")
     settings = mmseg_model.Config.fromfile(str(folder / "x.py")).model.backbone
     model = nn.Module()
     with DefaultScope.overwrite_default_scope("mmseg"):

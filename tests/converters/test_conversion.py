@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters import certificate, conversion, families, keymap, parity, to_detectron2, to_mmseg
+from converters import certificate, conversion, families, keymap, parity, to_detectron2, to_openmmlab
 from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.errors import CheckFailed, UserError
@@ -218,7 +218,7 @@ def test_a_caffe_style_resnet50_in_mmseg_is_seen() -> None:
     from converters import mmseg_model
 
     resnet50 = families.random_backbone("resnet50", 0)
-    settings = to_mmseg.settings(resnet50.metadata, "")["model"]
+    settings = to_openmmlab.settings(resnet50.metadata, "")["model"]
     settings["backbone"] |= {"style": "caffe", "init_cfg": None}
     with parity.quiet(), DefaultScope.overwrite_default_scope("mmseg"):
         backbone = mmseg_model.MODELS.build(settings["backbone"])
@@ -276,7 +276,7 @@ def test_a_changed_weight_or_swapped_channels_fail_parity(backbone: Backbone) ->
 def test_a_fragment_with_swapped_channels_fails(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
 ) -> None:
-    module = {"detectron2": to_detectron2, "mmseg": to_mmseg}[target]
+    module = {"detectron2": to_detectron2, "mmseg": to_openmmlab}[target]
     right = module.settings
 
     def wrong(*arguments: Any) -> dict[str, Any]:

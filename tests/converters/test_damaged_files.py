@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters import arrays, families, inspection, metadata, to_detectron2, to_mmseg, untrusted
+from converters import arrays, families, inspection, metadata, to_detectron2, to_openmmlab, untrusted
 from converters.backbone import Backbone
 from converters.errors import UserError
 from converters.families import random_backbone
@@ -37,7 +37,7 @@ def pickled(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def saved(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pth") / "b.pth"
-    to_mmseg.write_weights(backbone, path)
+    to_openmmlab.write_weights(backbone, path)
     return path
 
 
@@ -168,7 +168,7 @@ def test_inspect_reads_a_file_once(saved: Path, monkeypatch: pytest.MonkeyPatch)
     loaded: list[Path] = []
     load = untrusted.load
     monkeypatch.setattr(untrusted, "load", lambda path: (loaded.append(path), load(path))[1])
-    assert inspection.inspect(str(saved)).kind == "mmseg"
+    assert inspection.inspect(str(saved)).kind == "openmmlab"
     assert loaded == [saved]
 
 
