@@ -42,6 +42,12 @@ class Progress:
             self._shown = now
             self._show(now, fields)
 
+    def clear(self) -> None:
+        """Take the live bar off its line, so that a line can be printed there."""
+        if self._live:
+            self.stream.write("\r\x1b[2K")
+            self.stream.flush()
+
     def _show(self, now: float, fields: dict[str, float | str]) -> None:
         rate = self.done / max(now - self._start, 1e-9)
         remaining = max(self.total - self.done, 0) / rate if rate else 0.0
