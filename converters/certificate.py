@@ -25,7 +25,7 @@ VERSION: Literal[2] = 2
 SUFFIX = ".certificate.json"
 _NO_SEAL = "0" * 64
 
-Target = Literal["backbone", "detectron2", "mmseg"]
+Target = Literal["backbone", "torchvision", "timm", "detectron2", "mmseg", "mmdet", "mmpretrain"]
 Verdict = Literal["proved", "read back", "coverage only"]
 
 _PACKAGES = {
@@ -35,6 +35,9 @@ _PACKAGES = {
     "numpy": ("numpy",),
     "detectron2": ("detectron2", "pb1-detectron2"),
     "mmsegmentation": ("onedl-mmsegmentation", "mmsegmentation"),
+    "mmdetection": ("onedl-mmdetection", "mmdet"),
+    "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
+    "timm": ("timm",),
     "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite"),
     "mmengine": ("onedl-mmengine", "mmengine"),
 }

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters import detectron2_compat, keymap
+from converters import detectron2_compat, keymap, no_init, to_detectron2
 from converters.backbone import Backbone
+from converters.filling import fill
 from converters.keymap import Stage
 from converters.parity import LiveModel, identical, norm_of, quiet
 from converters.receipt import detectron2_receipt, live_tensors
@@ -19,7 +20,8 @@ with quiet():  # its imports warn about their own use of torch
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import get_cfg
     from detectron2.data.detection_utils import read_image
-    from detectron2.modeling import build_model
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling import build_model, build_resnet_backbone
 
 
 def build(fragment: Path, weights: Path) -> tuple[nn.Module, Any]:
@@ -28,7 +30,7 @@ def build(fragment: Path, weights: Path) -> tuple[nn.Module, Any]:
     cfg.merge_from_file(str(fragment))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = str(weights)
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), no_init.zeros_for_draws():
         model: nn.Module = build_model(cfg)
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.eval(), cfg
@@ -66,3 +68,31 @@ def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> Liv
         norm=norm_of(model, names.names["bn1.weight"].removesuffix(".weight")),
         loaded=identical(backbone, live_tensors(model, names)),
     )
+
+
+def live_backbone(backbone: Backbone, kind: to_detectron2.Head = "C4", norm: str = "SyncBN") -> Any:
+    """A `Backbone` of detectron2 with the weights in: N×3×H×W -> a dict of feature maps, told by its `output_shape()`.
+
+    In training mode, everything trainable. Every tensor is compared, bit for bit, before it is returned.
+
+    Args:
+        backbone: the weights.
+        kind: `FPN`: the whole ResNet (318 tensors of ResNet-50), with outputs res2 to res5, as an FPN's `bottom_up`.
+            `C4`: without res5 (258 tensors), with the output res4. The other 60 belong to the head of a C4 detector,
+            under `roi_heads.res5.` (see `keymap.detectron2(arch, "C4")`), where `DetectionCheckpointer` puts them from
+            the `.pkl` of a conversion.
+        norm: detectron2's name of the norm: `SyncBN`; on one GPU or a CPU `BN`. `FrozenBN` holds no batch counters.
+
+    Raises:
+        UserError: for `C4` of a ResNet of basic blocks.
+        CheckFailed: if a tensor is not in it, or the stride lies elsewhere.
+    """
+    cfg = get_cfg()
+    content = to_detectron2.settings(backbone.metadata, "", kind)["MODEL"]
+    cfg.MODEL.RESNETS.update(content["RESNETS"])
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.BACKBONE.FREEZE_AT = content["BACKBONE"]["FREEZE_AT"]
+    with quiet(), no_init.zeros_for_draws():
+        live = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    fill(live, backbone, keymap.detectron2(backbone.arch), without=("res5",) if kind == "C4" else ())
+    return live.train()

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,17 +80,31 @@ def torchvision_input(image: PIL.Image.Image, preprocess: Preprocess) -> Tensor:
 
 
 @torch.no_grad()
+def staged(model: nn.Module, x: Tensor, stem: Sequence[str], layers: Sequence[str]) -> dict[Stage, Tensor]:
+    """Outputs of a ResNet's stem and of its stages, each from the one before.
+
+    Args:
+        model: the ResNet.
+        x: N×3×H×W.
+        stem: names of the modules of the stem, its pooling the last.
+        layers: names of res2 to res5.
+    """
+    outputs: dict[Stage, Tensor] = {}
+    for part in stem:
+        x = getattr(model, part)(x)
+    outputs["stem"] = x
+    for stage, layer in zip(STAGES[1:], layers, strict=True):
+        x = outputs[stage] = getattr(model, layer)(x)
+    return outputs
+
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+
+
 def torchvision_stages(backbone: Backbone, image: PIL.Image.Image) -> dict[Stage, Tensor]:
     """The reference: outputs of the torchvision model."""
-    model = backbone.module()
-    outputs: dict[Stage, Tensor] = {}
     x = torchvision_input(image, backbone.preprocess)
-    for part in ("conv1", "bn1", "relu", "maxpool"):
-        x = model.get_submodule(part)(x)
-    outputs["stem"] = x
-    for stage, layer in zip(STAGES[1:], ("layer1", "layer2", "layer3", "layer4"), strict=True):
-        x = outputs[stage] = model.get_submodule(layer)(x)
-    return outputs
+    return staged(backbone.module(), x, ("conv1", "bn1", "relu", "maxpool"), LAYERS)
 
 
 def compare(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from converters import to_detectron2, to_openmmlab
+from converters import to_detectron2, to_openmmlab, to_timm, to_torchvision
 from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.metadata import BackboneMetadata
@@ -53,14 +54,67 @@ def _in_detectron2(backbone: Backbone, fragment: Path, weights: Path, picture: P
     return detectron2_model.run(backbone, fragment, weights, picture)
 
 
+def _in_torchvision(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import torchvision_model
+
+    return torchvision_model.run(backbone, fragment, weights, picture)
+
+
+def _in_timm(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import timm_model
+
+    return timm_model.run(backbone, fragment, weights, picture)
+
+
 def _in_mmseg(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
     from converters import mmseg_model
 
     return mmseg_model.run(backbone, fragment, weights, picture)
 
 
+def _in_mmdet(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import mmdet_model
+
+    return mmdet_model.run(backbone, fragment, weights, picture)
+
+
+def _in_mmpretrain(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
+    from converters import mmpretrain_model
+
+    return mmpretrain_model.run(backbone, fragment, weights, picture)
+
+
+def _openmmlab(framework: to_openmmlab.Framework, run: _Run) -> Rules:
+    return Rules(
+        suffix=to_openmmlab.SUFFIX,
+        write_weights=to_openmmlab.write_weights,
+        read_weights=to_openmmlab.read_weights,
+        fragment_suffix=".py",
+        write_fragment=partial(to_openmmlab.write_fragment, framework=framework),
+        needs=("mmengine", "mmcv", framework),
+        run=run,
+    )
+
+
 TARGETS: dict[Target, Rules] = {
     "backbone": Rules(suffix=".safetensors", write_weights=Backbone.save, read_weights=Backbone.load),
+    "torchvision": Rules(
+        suffix=to_torchvision.SUFFIX,
+        write_weights=to_torchvision.write_weights,
+        read_weights=to_torchvision.read_weights,
+        fragment_suffix=".py",
+        write_fragment=to_torchvision.write_fragment,
+        run=_in_torchvision,
+    ),
+    "timm": Rules(
+        suffix=to_timm.SUFFIX,
+        write_weights=Backbone.save,
+        read_weights=Backbone.load,
+        fragment_suffix=".json",
+        write_fragment=to_timm.write_fragment,
+        needs=("timm",),
+        run=_in_timm,
+    ),
     "detectron2": Rules(
         suffix=to_detectron2.SUFFIX,
         write_weights=to_detectron2.write_weights,
@@ -70,13 +124,7 @@ TARGETS: dict[Target, Rules] = {
         needs=("detectron2",),
         run=_in_detectron2,
     ),
-    "mmseg": Rules(
-        suffix=to_openmmlab.SUFFIX,
-        write_weights=to_openmmlab.write_weights,
-        read_weights=to_openmmlab.read_weights,
-        fragment_suffix=".py",
-        write_fragment=to_openmmlab.write_fragment,
-        needs=("mmengine", "mmcv", "mmseg"),
-        run=_in_mmseg,
-    ),
+    "mmseg": _openmmlab("mmseg", _in_mmseg),
+    "mmdet": _openmmlab("mmdet", _in_mmdet),
+    "mmpretrain": _openmmlab("mmpretrain", _in_mmpretrain),
 }

@@ -56,7 +56,7 @@ _WANTS: dict[Framework, _Wants] = {
         padding={"pad_mask": True, "pad_size_divisor": 32},
         group_width="base_width",
         has_pretrained=False,
-        advice="# frozen_stages=-1, norm_eval=False: the stock models freeze stem, res2 and the statistics of all norms.\n"
+        advice="# frozen_stages=-1, norm_eval=False: the stock models freeze stem, res2 and all statistics of norms.\n"
         "# A C4 detector keeps res5 in roi_head.shared_head, which loads nothing here: give it the same init_cfg.\n",
     ),
     "mmpretrain": _Wants(

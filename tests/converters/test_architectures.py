@@ -125,12 +125,13 @@ def _detectron2(metadata: BackboneMetadata, folder: Path, head: to_detectron2.He
 
 
 def _mmseg(metadata: BackboneMetadata, folder: Path) -> nn.Module:
+    from mmengine.config import Config
     from mmengine.registry import DefaultScope
 
     from converters import mmseg_model
 
     to_openmmlab.write_fragment(metadata, "x.pth", folder / "x.py")
-    settings = mmseg_model.Config.fromfile(str(folder / "x.py")).model.backbone
+    settings = Config.fromfile(str(folder / "x.py")).model.backbone
     model = nn.Module()
     with DefaultScope.overwrite_default_scope("mmseg"):
         model.backbone = mmseg_model.MODELS.build(settings)

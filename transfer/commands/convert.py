@@ -20,6 +20,9 @@ EXAMPLE = (
     "  moco-transfer convert *.pth.tar --to detectron2 --to mmseg -o converted/"
 )
 
+TARGETS = ("backbone", "torchvision", "timm", "detectron2", "mmseg", "mmdet", "mmpretrain")
+"""`converters.certificate.Target`, written out: a command's `--help` imports nothing heavy."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         action="append",
-        choices=("backbone", "detectron2", "mmseg"),
+        choices=TARGETS,
         help="for whom; give it again for more",
     )
     parser.add_argument(
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE|FOLDER",
-        help="the weights: .safetensors, .pkl or .pth; fragment and certificate get its name; "
+        help="the weights: .safetensors (backbone, timm), .pkl (detectron2), .pth; the other files get its name; "
         "or a folder (which exists, or with / at its end) whose files get the names of their sources",
     )
     parser.add_argument("--family", help="how to read the source (default: told from its keys)")
