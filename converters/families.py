@@ -127,21 +127,17 @@ def identify(path: Path, family: str | None = None) -> tuple[Kind, Backbone]:
     kind, file = _recognise(path)
     if kind != "checkpoint" and family not in (None, BACKBONE):
         raise UserError(expected=f"a file of the family {family}", found=f"our own {kind} file", where=path)
-    match kind:
-        case "backbone":
-            return kind, Backbone.load(path)
-        case "detectron2":
-            return kind, to_detectron2.read_weights(path)
-        case "openmmlab" if file is not None:
-            return kind, to_openmmlab.of_content(file.content, path)
-        case "torchvision" if file is not None:
-            return kind, to_torchvision.of_content(file.content, path)
+    if kind == "backbone":
+        return kind, Backbone.load(path)
     assert file is not None
+    match kind:
+        case "detectron2":
+            return kind, to_detectron2.of_content(file.content, path)
+        case "openmmlab":
+            return kind, to_openmmlab.of_content(file.content, path)
+        case "torchvision":
+            return kind, to_torchvision.of_content(file.content, path)
     return kind, _from_checkpoint(file, _detect(file, family))
-
-
-_PICKLE = b"\x80\x04"
-"""How a pickle of `arrays` begins; torch's own pickles have protocol 2."""
 
 
 def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
@@ -150,12 +146,12 @@ def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
     Raises:
         UserError: if it cannot be read.
     """
-    head = untrusted.head_of(path)
+    untrusted.head_of(path)
     if (safetensors_header(path) or {}).get("format") == FORMAT:
         return "backbone", None
-    if head.startswith(_PICKLE):
-        return "detectron2", None
     file = untrusted.load(path)
+    if to_detectron2.header(file.content):
+        return "detectron2", file
     if to_openmmlab.header(file.content):
         return "openmmlab", file
     return ("torchvision" if to_torchvision.header(file.content) else "checkpoint"), file

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
+from converters.census import header as census
+from converters.census.limits import Refused
 from converters.errors import UserError
 from converters.settings import Settings, parse
 
@@ -122,9 +124,10 @@ def safetensors_header(path: Path) -> dict[str, str] | None:
         UserError: if the file cannot be opened.
     """
     try:
+        census.check(path)
         with safe_open(path, framework="np") as file:
             return file.metadata() or {}
-    except SafetensorError:
+    except (SafetensorError, Refused):
         return None
     except OSError as error:
         raise UserError(expected="a readable file", found=error.strerror or str(error), where=path) from None

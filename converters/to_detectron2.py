@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from converters import arrays, keymap
+from converters import arrays, keymap, untrusted
 from converters.architectures import ARCHITECTURES, Architecture
 from converters.backbone import Backbone
 from converters.errors import UserError
@@ -123,14 +123,25 @@ def write_weights(backbone: Backbone, path: Path) -> None:
     arrays.write(content, path)
 
 
+def header(content: object) -> dict[Any, Any] | None:
+    """The backbone's header in the content of a file that `write_weights` made; None in any other."""
+    found = content.get(_HEADER) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else None
+
+
 def read_weights(path: Path) -> Backbone:
     """The backbone back from a file that `write_weights` made.
 
     Raises:
         UserError: if it is no such file, or its tensors are not those that its header names.
     """
-    content = arrays.read(path)
-    if not isinstance(content, dict) or not isinstance(content.get(_HEADER), dict):
+    return of_content(untrusted.load(path).content, path)
+
+
+def of_content(content: object, path: Path) -> Backbone:
+    """The same from the loaded content of the file at `path`; errors as for `read_weights`."""
+    found = header(content)
+    if found is None or not isinstance(content, dict):
         raise UserError(expected="a .pkl written by moco-transfer", found="another pickle", where=path)
-    metadata = parse_header(content[_HEADER], path)
+    metadata = parse_header(found, path)
     return Backbone.of(metadata, content.get("model"), path, keymap.detectron2(metadata.arch).inverse)

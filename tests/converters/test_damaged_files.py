@@ -59,7 +59,7 @@ PICKLES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a list": (put("model", value=[1]), "found list"),
     "a string": (put("model", NORM, value="x"), r"tensor of values in bn1\.weight, found another value \(str\)"),
     "big-endian": (put("model", NORM, value=BIG_ENDIAN), "an array of >f4"),
-    "longdouble": (put("model", NORM, value=np.zeros(64, np.longdouble)), "an array of float128"),
+    "longdouble": (put("model", NORM, value=np.zeros(64, np.longdouble)), "an array of <f16"),
     "float64": (
         put("model", NORM, value=np.zeros(64)),
         r"expected torch\.float32 in bn1\.weight, found torch\.float64",
@@ -91,13 +91,18 @@ SAVED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         put("state_dict", "bn1.weight", value=3),
         r"tensor of values in bn1\.weight, found another value \(int\)",
     ),
-    "no values": (put("state_dict", "bn1.weight", value=torch.zeros(64, device="meta")), "another value"),
-    "sparse": (put("state_dict", "bn1.weight", value=torch.eye(64)[0].to_sparse()), "another value"),
+    "no values": (
+        put("state_dict", "bn1.weight", value=torch.zeros(64, device="meta")),
+        "a pickled torch._utils._rebuild_meta_tensor_no_storage, which is not run",
+    ),
+    "sparse": (
+        put("state_dict", "bn1.weight", value=torch.eye(64)[0].to_sparse()),
+        "a pickled torch._utils._rebuild_sparse_tensor, which is not run",
+    ),
     "half": (put("state_dict", "bn1.weight", value=torch.zeros(64).half()), "found torch.float16"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
 @pytest.mark.parametrize("case", SAVED)
 def test_a_damaged_pth_gets_one_line(saved: Path, tmp_path: Path, case: str) -> None:
     damage, message = SAVED[case]
@@ -112,7 +117,7 @@ def test_a_damaged_pth_gets_one_line(saved: Path, tmp_path: Path, case: str) -> 
 def test_a_tensor_that_claims_a_huge_shape_is_not_copied(tmp_path: Path) -> None:
     content = checkpoints.moco()
     content["state_dict"]["module.encoder_q.conv1.weight"] = torch.zeros(1).expand(1 << 46)
-    with pytest.raises(UserError, match=r"conv1\.weight of shape \(64, 3, 7, 7\), found \(70368744177664,\)"):
+    with pytest.raises(UserError, match=r"within the file's .* bytes, found one of shape \(70368744177664,\)"):
         families.read(checkpoints.write(tmp_path / "c.pth.tar", content))
 
 
@@ -128,8 +133,8 @@ def test_a_pickle_of_a_few_bytes_allocates_no_more(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(Allocate(), protocol=4))
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="a bytearray of int"):
-            arrays.read(path)
+        with pytest.raises(UserError, match=r"bytes in a call of builtins\.bytearray"):
+            untrusted.load(path)
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:
         tracemalloc.stop()
