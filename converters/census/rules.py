@@ -18,6 +18,8 @@ ARRAY_NAMES = {
     "numpy._core.multiarray.scalar": "number",
 }
 """Functions for arrays -> what they make. `converters.arrays` has a checking stand-in for each."""
+ATTRIBUTES = {"_metadata", "moco_transfer"}
+"""Of a state dict: torch's versions of modules, and the header of our files for torchvision."""
 _BYTES_NAMES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
 
 
@@ -80,10 +82,10 @@ class ArrayRules:
         return made
 
     def restored(self, thing: Thing, state: Any) -> None:
-        """A state, where the reader takes one: arrays and dtypes once, and the `_metadata` of a module's state dict."""
+        """A state, where the reader takes one: arrays and dtypes once, and the attributes of a state dict."""
         if thing.kind == "dict":
             # Whatever else lies in __dict__ would hide a method of the dictionary.
-            if not is_kind(state, "dict") or state.keys - {"_metadata"}:
+            if not is_kind(state, "dict") or state.keys - ATTRIBUTES:
                 raise Refused("an OrderedDict without attributes", "one with attributes")
             self._filler.place([state], thing)
             return
