@@ -11,21 +11,30 @@ from pathlib import Path
 import pytest
 
 from converters import certificate, conversion, verify
-from converters.certificate import Certificate
+from converters.certificate import Certificate, Target
 from converters.errors import CheckFailed, UserError
 from converters.families import read
 from converters.untrusted import sha256_of
 from tests import checkpoints
 from transfer.__main__ import main
 
+FILES: dict[str, Target] = {
+    "b.safetensors": "backbone",
+    "b.pkl": "detectron2",
+    "b.pth": "mmseg",
+    "torchvision.pth": "torchvision",
+    "timm.safetensors": "timm",
+    "mmdet.pth": "mmdet",
+    "mmpretrain.pth": "mmpretrain",
+}
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     backbone = read(checkpoints.write(folder / "c.pth.tar", checkpoints.moco()))
-    for name in ("b.safetensors", "b.pkl", "b.pth"):
-        target = {".safetensors": "backbone", ".pkl": "detectron2", ".pth": "mmseg"}[Path(name).suffix]
-        conversion.convert(backbone, target, folder / name)  # type: ignore[arg-type]
+    for name, target in FILES.items():
+        conversion.convert(backbone, target, folder / name)
     return folder
 
 
@@ -47,7 +56,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["b.safetensors", "b.pkl", "b.pth"])
+@pytest.mark.parametrize("name", FILES)
 def test_an_untouched_conversion_is_proved_again(files: Path, name: str) -> None:
     seen = verify.verify(files / name, files / "c.pth.tar")
     assert seen.notes == ()
