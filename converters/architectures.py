@@ -68,19 +68,15 @@ ARCHITECTURES = {
         Architecture("resnet101", (3, 4, 23, 3), bottleneck=True),
         Architecture("resnet152", (3, 8, 36, 3), bottleneck=True),
         Architecture("resnext50_32x8d", (3, 4, 6, 3), bottleneck=True, groups=32, width_per_group=8),
+        Architecture("resnext50_32x4d", (3, 4, 6, 3), bottleneck=True, groups=32, width_per_group=4),
+        Architecture("resnext101_32x8d", (3, 4, 23, 3), bottleneck=True, groups=32, width_per_group=8),
+        Architecture("resnext101_64x4d", (3, 4, 23, 3), bottleneck=True, groups=64, width_per_group=4),
+        Architecture("wide_resnet50_2", (3, 4, 6, 3), bottleneck=True, width_per_group=128),
+        Architecture("wide_resnet101_2", (3, 4, 23, 3), bottleneck=True, width_per_group=128),
         Architecture("resnet50w2x", (3, 4, 6, 3), bottleneck=True, widening=2),
         Architecture("resnet50w4x", (3, 4, 6, 3), bottleneck=True, widening=4),
     )
 }
-
-_NOT_SUPPORTED = (
-    Architecture("wide_resnet50_2", (3, 4, 6, 3), bottleneck=True, width_per_group=128),
-    Architecture("wide_resnet101_2", (3, 4, 23, 3), bottleneck=True, width_per_group=128),
-    Architecture("resnext50_32x4d", (3, 4, 6, 3), bottleneck=True, groups=32, width_per_group=4),
-    Architecture("resnext101_32x8d", (3, 4, 23, 3), bottleneck=True, groups=32, width_per_group=8),
-    Architecture("resnext101_64x4d", (3, 4, 23, 3), bottleneck=True, groups=64, width_per_group=4),
-)
-"""Told apart only to be refused by name: their tensors have the very names of those above."""
 
 
 def architecture(name: str) -> Architecture:
@@ -138,13 +134,13 @@ def infer(tensors: Mapping[str, object], where: Path) -> str:
     """The ResNet with exactly these blocks; of several, the one that has most of these tensors' shapes.
 
     Raises:
-        UserError: if there is none, or it is not supported.
+        UserError: if there is none.
     """
     blocks = [len({name.split(".")[1] for name in tensors if name.startswith(f"layer{i}.")}) for i in range(1, 5)]
     bottleneck = "layer1.0.conv3.weight" in tensors
     candidates = [
         candidate
-        for candidate in (*ARCHITECTURES.values(), *_NOT_SUPPORTED)
+        for candidate in ARCHITECTURES.values()
         if list(candidate.blocks) == blocks and candidate.bottleneck == bottleneck
     ]
     if not candidates:
@@ -158,15 +154,7 @@ def infer(tensors: Mapping[str, object], where: Path) -> str:
         shapes = _shapes(candidate)
         return sum(tuple(getattr(value, "shape", ())) == shapes.get(name) for name, value in tensors.items())
 
-    nearest_one = max(candidates, key=agreeing)
-    if nearest_one in _NOT_SUPPORTED:
-        raise UserError(
-            expected=f"one of {', '.join(ARCHITECTURES)}",
-            found=f"{nearest_one.name}, told from the shapes of its tensors",
-            where=where,
-            cure="this architecture is not supported",
-        )
-    return nearest_one.name
+    return max(candidates, key=agreeing).name
 
 
 def _described(arch: Architecture) -> str:

@@ -59,7 +59,13 @@ def check_tensors(arch: str, tensors: Mapping[str, object], where: str | Path) -
             raise UserError(expected=f"{name} of shape {expected[name]}", found=str(tuple(tensor.shape)), where=where)
         dtype = torch.int64 if name.endswith(BATCH_COUNTER) else torch.float32
         if tensor.dtype != dtype:
-            raise UserError(expected=f"{dtype} in {name}", found=str(tensor.dtype), where=where)
+            raise UserError(
+                expected=f"{dtype} in {name}",
+                found=str(tensor.dtype),
+                where=where,
+                # float16 and bfloat16 would widen exactly, but the fingerprint is that of the values as they were used.
+                cure="save it as float32 first, with tensor.float()" if tensor.is_floating_point() else None,
+            )
 
 
 @dataclass(frozen=True)

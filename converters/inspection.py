@@ -7,7 +7,7 @@ from typing import Literal
 
 from converters import certificate, families, untrusted
 from converters.certificate import Certificate
-from converters.families import Kind
+from converters.families import Kind, Reading
 from converters.metadata import BackboneMetadata
 from converters.settings import Settings
 
@@ -44,7 +44,7 @@ _KINDS: dict[str, str] = {
 }
 
 
-def inspect(source: str, family: str | None = None) -> Inspection:
+def inspect(source: str, how: Reading | None = None) -> Inspection:
     """Read the file at the path `source` to its end and say what it is.
 
     Raises:
@@ -53,7 +53,7 @@ def inspect(source: str, family: str | None = None) -> Inspection:
     path = Path(source)
     if untrusted.head_of(path).lstrip().startswith(b"{"):
         return Inspection(file=source, kind="certificate", certificate=certificate.read(path))
-    kind, backbone = families.identify(path, family)
+    kind, backbone = families.identify(path, how)
     return Inspection(file=source, kind=kind, tensors=len(backbone.tensors), metadata=backbone.metadata)
 
 

@@ -89,7 +89,7 @@ def detectron2(arch: str, place: Place = "bare") -> KeyMap:
     head = "roi_heads." if place == "C4" else prefix
 
     def name_in_place(name: str) -> str:
-        return (head if stage_of(name) == "res5" else prefix) + _detectron2_name(name)
+        return (head if stage_of(name) == "res5" else prefix) + detectron2_name(name)
 
     # The norm behind res5 is the detector's (MoCo v1, section 4.2), not the backbone's.
     region = rf"(?!roi_heads\.res5\.norm\.)({re.escape(prefix)}|{re.escape(head)})(stem|res\d+)\."
@@ -115,8 +115,8 @@ def detectron2_place(names: Mapping[str, object]) -> Place | None:
 _SHORTCUT = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
 
 
-def _detectron2_name(name: str) -> str:
-    """`layer1.0.bn3.weight` -> `res2.0.conv3.norm.weight`."""
+def detectron2_name(name: str) -> str:
+    """The name in a file: `layer1.0.bn3.weight` -> `res2.0.conv3.norm.weight`."""
     module, tensor = name.rsplit(".", 1)
     stage = stage_of(name)
     path: list[str] = [stage]

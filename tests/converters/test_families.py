@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from converters import families
 from converters.backbone import fingerprint
 from converters.errors import UserError
+from converters.families import Reading
 from converters.untrusted import sha256_of
 from tests import checkpoints
 
@@ -105,7 +106,7 @@ def test_random_backbones_follow_their_seed_alone() -> None:
 
 
 def _without_encoder() -> dict[str, Any]:
-    return {"state_dict": {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7), "head.weight": torch.zeros(2)}}
+    return {"state_dict": {"backbone.conv2.weight": torch.zeros(64, 3, 7, 7), "head.weight": torch.zeros(2)}}
 
 
 def _with_nan() -> dict[str, Any]:
@@ -121,17 +122,18 @@ def _in_state_dict(**extra: object) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
-    "no encoder": (_without_encoder, r"expected a ResNet encoder, found encoders under other prefixes: 'backbone\.'"),
+    "no encoder": (_without_encoder, r"found only tensors under: backbone\. \(1\), head\. \(1\); known families: "),
     "no tensors": (lambda: {"state_dict": {}, "epoch": 3}, "found no named tensors"),
-    "a list": (lambda: [torch.zeros(2)], "found no named tensors"),
+    "a list": (lambda: [torch.zeros(2)], r"found only tensors under: 0 \(1\)"),
+    "a number": (lambda: 3, "found no named tensors"),
     "no ResNet": (lambda: {"blocks.0.w": torch.zeros(2)}, r"found only tensors under: blocks\. \(1\)"),
     "two encoders": (
         lambda: checkpoints.moco() | checkpoints.encoder(),
-        r"found several: moco \(state_dict: module\.encoder_q\.conv1\.weight\), torchvision \(top level: conv1",
+        r"found several: moco \(state_dict: module\.encoder_q\.\), torchvision \(top level: no prefix\); choose with",
     ),
     "wrapped and unwrapped": (
         lambda: _in_state_dict(**{"encoder_q.conv1.weight": torch.zeros(64, 3, 7, 7)}),
-        "found several.*remove one from the file",
+        r"found 'module\.encoder_q\.conv1\.weight' and 249 more, which no rule accounts for",
     ),
     "NaN": (_with_nan, "expected finite weights, found NaN or infinity in layer1.0.conv1.weight"),
     "an unknown tensor": (
@@ -140,19 +142,19 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "an unknown tensor in the encoder": (
         lambda: _in_state_dict(**{"module.encoder_q.layer1.0.se.weight": torch.zeros(2)}),
-        "found 1 unknown, as 'layer1.0.se.weight'",
+        r"found 'module\.encoder_q\.layer1\.0\.se\.weight', which no rule accounts for",
     ),
     "another block count": (
         lambda: _in_state_dict(**{"module.encoder_q.layer1.9.bn1.weight": torch.zeros(64)}),
         r"found \[3, 2, 2, 2\] basic blocks",
     ),
     "another shape": (
-        lambda: _in_state_dict(**{"module.encoder_q.conv1.weight": torch.zeros(64, 3, 3, 3)}),
-        r"conv1\.weight of shape \(64, 3, 7, 7\), found \(64, 3, 3, 3\)",
+        lambda: _in_state_dict(**{"module.encoder_q.conv1.weight": torch.zeros(64, 3, 5, 5)}),
+        r"conv1\.weight of shape \(64, 3, 7, 7\), found \(64, 3, 5, 5\)",
     ),
     "half precision": (
         lambda: _in_state_dict(**{"module.encoder_q.conv1.weight": torch.zeros(64, 3, 7, 7).half()}),
-        r"expected torch.float32 in conv1\.weight, found torch.float16",
+        r"expected torch.float32 in conv1\.weight, found torch.float16; save it as float32 first",
     ),
     "code": (
         lambda: checkpoints.moco() | {"args": fractions.Fraction(1, 2)},
@@ -182,11 +184,11 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 def test_a_family_asked_for_decides_and_an_unknown_one_gets_the_nearest(tmp_path: Path) -> None:
     both = checkpoints.moco() | checkpoints.encoder(seed=9)
     path = checkpoints.write(tmp_path / "c.pth.tar", {"state_dict": both["state_dict"]})
-    assert families.read(path, "moco").origin.family == "moco"
+    assert families.read(path, Reading(family="moco")).origin.family == "moco"
     with pytest.raises(UserError, match="expected a ResNet encoder of the family torchvision"):
-        families.read(path, "torchvision")
+        families.read(path, Reading(family="torchvision"))
     with pytest.raises(UserError, match="did you mean 'torchvision'"):
-        families.read(path, "torchvison")
+        families.read(path, Reading(family="torchvison"))
 
 
 FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transfer import reading
+
 if TYPE_CHECKING:
     from converters.backbone import Backbone
     from converters.batch import Task
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the weights: .safetensors (backbone, timm), .pkl (detectron2), .pth; the other files get its name; "
         "or a folder (which exists, or with / at its end) whose files get the names of their sources",
     )
-    parser.add_argument("--family", help="how to read the source (default: told from its keys)")
+    reading.add_arguments(parser)
     parser.add_argument(
         "--head",
         choices=("c4", "fpn"),
@@ -71,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output.endswith("/") or Path(args.output).is_dir()
     tasks = batch.plan(args.source, targets, Path(args.output), folder=folder)
 
+    how = reading.of(args)
+
     def read(source: str) -> Backbone:
-        return read_source(source, args.family)
+        return read_source(source, how)
 
     if len(tasks) > 1:
         return _many(tasks, read, head=heads[args.head], force=args.force)
