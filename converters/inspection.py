@@ -8,7 +8,7 @@ from typing import Literal
 from converters import certificate, families, untrusted
 from converters.certificate import Certificate
 from converters.families import Kind, Reading
-from converters.metadata import BackboneMetadata
+from converters.metadata import BackboneMetadata, Origin
 from converters.settings import Settings
 
 
@@ -63,8 +63,10 @@ def _about_weights(metadata: BackboneMetadata, tensors: int) -> list[tuple[str, 
     low, high = preprocess.value_range
     rows = [
         ("arch", metadata.arch + (", stride in 1x1" if metadata.stride_in_1x1 else "")),
-        ("family", origin.family + (f", prefix {origin.prefix}" if origin.prefix else "")),
+        ("family", origin.family),
     ]
+    if where := _where(origin):
+        rows.append(("encoder", where))
     facts = [
         origin.method,
         f"{origin.epochs} epochs" if origin.epochs is not None else "",
@@ -77,7 +79,7 @@ def _about_weights(metadata: BackboneMetadata, tensors: int) -> list[tuple[str, 
         rows.append(("data", origin.pretrain_data))
     return [
         *rows,
-        ("tensors", f"{tensors} used" + dropped(origin.dropped)),
+        ("tensors", f"{tensors} used" + dropped(origin.dropped) + dropped(origin.filled, "filled")),
         ("fingerprint", metadata.fingerprint),
         (
             "preprocess",
@@ -105,9 +107,25 @@ def about_certificate(paper: Certificate) -> list[tuple[str, str]]:
     return [*rows, ("verdict", paper.verdict + (f" ({paper.why_no_parity})" if paper.why_no_parity else ""))]
 
 
-def dropped(rules: dict[str, int]) -> str:
+def dropped(rules: dict[str, int], word: str = "dropped") -> str:
     """`; dropped: key encoder 124, queue 2`, or nothing."""
-    return "; dropped: " + ", ".join(f"{rule} {count}" for rule, count in rules.items()) if rules else ""
+    return f"; {word}: " + ", ".join(f"{rule} {count}" for rule, count in rules.items()) if rules else ""
+
+
+_ENCODERS = {"q": "q, the trained one", "k": "k, the averaged one"}
+
+
+def _where(origin: Origin) -> str:
+    """Which encoder was read, and where in the file it was."""
+    words = [
+        _ENCODERS.get(origin.encoder, ""),
+        f"below {origin.container}" if origin.container else "",
+        f"prefix {origin.prefix}" if origin.prefix else "",
+    ]
+    other = {"q": "key encoder", "k": "query encoder"}.get(origin.encoder)
+    if other in origin.dropped:
+        words.append(f"the other one with --encoder {'k' if origin.encoder == 'q' else 'q'}")
+    return ", ".join(word for word in words if word)
 
 
 def _plain(values: tuple[float, ...]) -> str:

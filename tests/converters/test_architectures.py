@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from converters import architectures, conversion, families, keymap, to_detectron
 from converters.architectures import ARCHITECTURES
 from converters.backbone import fingerprint
 from converters.certificate import Target
-from converters.errors import UserError
 from converters.metadata import BackboneMetadata, Origin
 
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -91,12 +91,23 @@ def test_the_architecture_is_told_from_shapes(arch: str) -> None:
     assert architectures.infer({name: torch.empty(s, device="meta") for name, s in shapes.items()}, Path("c")) == arch
 
 
-@pytest.mark.parametrize("arch", ["wide_resnet50_2", "resnext50_32x4d", "wide_resnet101_2", "resnext101_32x8d"])
-def test_a_network_with_the_same_names_is_refused_by_its_own_name(arch: str) -> None:
+@pytest.mark.parametrize(
+    "arch", ["wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"]
+)
+def test_wide_and_grouped_resnets_are_those_of_torchvision(arch: str) -> None:
     with torch.device("meta"):
-        state = getattr(torchvision.models, arch)().state_dict()
-    with pytest.raises(UserError, match=rf"c\.pth: expected one of resnet18.*, found {arch}, told from the shapes"):
-        architectures.infer({name: value for name, value in state.items() if "fc." not in name}, Path("c.pth"))
+        theirs = getattr(torchvision.models, arch)()
+    state = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
+    assert {name: tuple(value.shape) for name, value in state.items()} == architectures.expected_shapes(arch)
+    assert architectures.infer(state, Path("c.pth")) == arch
+    convolutions = {name: str(m) for name, m in theirs.named_modules() if isinstance(m, nn.Conv2d)}
+    assert {name: str(m) for name, m in on_meta(arch).named_modules() if isinstance(m, nn.Conv2d)} == convolutions
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(sorted(ARCHITECTURES), 2)))
+def test_shapes_tell_every_pair_of_architectures_apart(one: str, other: str) -> None:
+    """The number of groups is in no tensor: were two architectures to differ in it alone, none could be told."""
+    assert architectures.expected_shapes(one) != architectures.expected_shapes(other)
 
 
 def test_one_wrong_tensor_does_not_make_it_another_architecture() -> None:
