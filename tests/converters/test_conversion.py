@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from converters import certificate, conversion, families, keymap, parity, to_detectron2, to_openmmlab
+from converters import (
+    certificate,
+    conversion,
+    families,
+    keymap,
+    parity,
+    to_detectron2,
+    to_openmmlab,
+    to_timm,
+    to_torchvision,
+)
 from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.errors import CheckFailed, UserError
@@ -22,8 +32,9 @@ from converters.receipt import detectron2_receipt, openmmlab_receipt
 from converters.untrusted import sha256_of
 from tests import checkpoints
 
-FRAMEWORKS: tuple[Target, ...] = ("detectron2", "mmseg")
+FRAMEWORKS: tuple[Target, ...] = ("torchvision", "timm", "detectron2", "mmseg", "mmdet", "mmpretrain")
 TARGETS: tuple[Target, ...] = ("backbone", *FRAMEWORKS)
+OPENMMLAB = ("mmseg", "mmdet", "mmpretrain")
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +45,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture(scope="module")
 def converted(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `b.safetensors`, `b.pkl`, `b.pth` and what belongs to them."""
+    """A folder with one for each target, in which lie `b.safetensors`, `b.pkl` or `b.pth` and what belongs to it."""
     folder = tmp_path_factory.mktemp("converted")
     for target in TARGETS:
-        conversion.convert(backbone, target, folder / f"b{conversion.SUFFIXES[target]}")
+        conversion.convert(backbone, target, folder / target / f"b{conversion.SUFFIXES[target]}")
     return folder
 
 
@@ -45,33 +56,35 @@ def converted(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_certificate_proves_the_files_that_lie_beside_it(
     backbone: Backbone, converted: Path, target: Target
 ) -> None:
-    weights = converted / f"b{conversion.SUFFIXES[target]}"
-    paper = certificate.read(converted / f"{weights.name}.certificate.json")
+    weights = converted / target / f"b{conversion.SUFFIXES[target]}"
+    paper = certificate.read(converted / target / f"{weights.name}.certificate.json")
     assert (paper.verdict, paper.fingerprint, paper.source) == ("proved", backbone.fingerprint, backbone.origin)
     assert paper.weights.sha256 == sha256_of(weights)
     assert paper.fragment is not None
-    assert paper.fragment.sha256 == sha256_of(converted / paper.fragment.file)
+    assert paper.fragment.sha256 == sha256_of(converted / target / paper.fragment.file)
     assert (paper.coverage.expected, paper.coverage.mapped, paper.coverage.loaded) == (120, 120, 120)
     assert paper.coverage.dropped == {"key encoder": 124, "projection head": 4, "queue": 2}
     assert paper.parity is not None
     assert [row.stage for row in paper.parity.stages] == ["stem", "res2", "res3", "res4", "res5"]
     assert all(row.relative <= 1e-5 and row.cosine > 0.999999 for row in paper.parity.stages)
     assert paper.parity.receipt.live == backbone.fingerprint
+    assert paper.parity.receipt.framework == paper.parity.framework == target
+    assert paper.parity.norm == ("BatchNorm2d" if target in ("torchvision", "timm") else "SyncBatchNorm")
 
 
 def test_a_backbone_file_is_read_back_and_claims_no_parity(backbone: Backbone, converted: Path) -> None:
-    paper = certificate.read(converted / "b.safetensors.certificate.json")
+    paper = certificate.read(converted / "backbone" / "b.safetensors.certificate.json")
     assert (paper.verdict, paper.parity, paper.fragment) == ("read back", None, None)
     assert paper.why_no_parity == "a backbone file belongs to no framework"
     assert (paper.coverage.expected, paper.coverage.mapped, paper.coverage.loaded) == (120, 120, None)
-    assert paper.weights.sha256 == sha256_of(converted / "b.safetensors")
+    assert paper.weights.sha256 == sha256_of(converted / "backbone" / "b.safetensors")
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_written_file_reads_back_as_the_same_backbone(
     backbone: Backbone, converted: Path, target: Target
 ) -> None:
-    read = families.read(converted / f"b{conversion.SUFFIXES[target]}")
+    read = families.read(converted / target / f"b{conversion.SUFFIXES[target]}")
     assert read.metadata == backbone.metadata
     assert all(torch.equal(read.tensors[name], value) for name, value in backbone.tensors.items())
 
@@ -79,7 +92,7 @@ def test_every_written_file_reads_back_as_the_same_backbone(
 def test_the_pickle_is_what_detectron2_expects_and_needs_no_private_name_of_numpy(
     backbone: Backbone, converted: Path
 ) -> None:
-    data = (converted / "b.pkl").read_bytes()
+    data = (converted / "detectron2" / "b.pkl").read_bytes()
     assert b"numpy._core" not in data
     assert b"numpy.core" not in data
     content = pickle.loads(data, encoding="latin1")
@@ -146,8 +159,8 @@ def test_the_mmseg_fragment_turns_a_stock_model_into_one_that_holds_the_weights(
         " norm_cfg=dict(type='SyncBN', requires_grad=True), norm_eval=False, style='pytorch', contract_dilation=True))"
     )
     mine = tmp_path / "mine.py"
-    mine.write_text("_base_ = ['stock.py']\n" + (converted / "b.py").read_text())
-    model = mmseg_model.build(mine, converted / "b.pth", "resnet18")
+    mine.write_text("_base_ = ['stock.py']\n" + (converted / "mmseg" / "b.py").read_text())
+    model = mmseg_model.build(mine, converted / "mmseg" / "b.pth", "resnet18")
     assert openmmlab_receipt(model, backbone.metadata, loaded_order="BGR").live == backbone.fingerprint
     assert type(model.backbone).__name__ == "ResNet"
     layer4: Any = model.get_submodule("backbone.layer4.1.conv1")
@@ -155,7 +168,7 @@ def test_the_mmseg_fragment_turns_a_stock_model_into_one_that_holds_the_weights(
 
 
 def test_the_mmseg_fragment_is_plain_python(converted: Path) -> None:
-    content = runpy.run_path(str(converted / "b.py"))
+    content = runpy.run_path(str(converted / "mmseg" / "b.py"))
     backbone, preprocessor = content["model"]["backbone"], content["model"]["data_preprocessor"]
     assert backbone["type"] == "ResNet"
     assert backbone["norm_cfg"] == {"type": "SyncBN", "requires_grad": True}
@@ -175,7 +188,7 @@ def flip_one_bit(tensor: torch.Tensor) -> None:
 def test_the_detectron2_receipt_sees_weights_and_input_settings(backbone: Backbone, converted: Path) -> None:
     from converters import detectron2_model
 
-    model, cfg = detectron2_model.build(converted / "b.yaml", converted / "b.pkl")
+    model, cfg = detectron2_model.build(converted / "detectron2" / "b.yaml", converted / "detectron2" / "b.pkl")
     metadata = backbone.metadata
     assert detectron2_receipt(model, cfg, metadata).live == metadata.fingerprint
     cfg.INPUT.FORMAT = "BGR"
@@ -197,7 +210,7 @@ def test_the_detectron2_receipt_sees_weights_and_input_settings(backbone: Backbo
 def test_the_openmmlab_receipt_sees_weights_and_input_settings(backbone: Backbone, converted: Path) -> None:
     from converters import mmseg_model
 
-    model: Any = mmseg_model.build(converted / "b.py", converted / "b.pth", "resnet18")
+    model: Any = mmseg_model.build(converted / "mmseg" / "b.py", converted / "mmseg" / "b.pth", "resnet18")
     metadata = backbone.metadata
     model.data_preprocessor._channel_conversion = False
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
@@ -234,7 +247,7 @@ def _swap_two(names: dict[str, str], a: str, b: str) -> dict[str, str]:
     return names | {a: names[b], b: names[a]}
 
 
-@pytest.mark.parametrize("target", FRAMEWORKS)
+@pytest.mark.parametrize("target", ["detectron2", "mmseg"])
 def test_a_wrong_key_map_fails_and_leaves_nothing(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
 ) -> None:
@@ -272,39 +285,66 @@ def test_a_changed_weight_or_swapped_channels_fail_parity(backbone: Backbone) ->
         parity.compare(reference, nan, "nan")
 
 
+def _swapped(target: Target, content: Any) -> Any:
+    """The settings of a fragment, or its text, with another order of channels; timm's have another mean instead."""
+    if target == "torchvision":
+        return content.replace("        v2.ToDtype", "        lambda image: image.flip(0),\n        v2.ToDtype")
+    if target == "timm":
+        content["pretrained_cfg"]["mean"].reverse()
+    elif target == "detectron2":
+        content["INPUT"]["FORMAT"] = "BGR"
+    else:
+        content["data_preprocessor"]["to_rgb" if target == "mmpretrain" else "bgr_to_rgb"] = False
+    return content
+
+
 @pytest.mark.parametrize("target", FRAMEWORKS)
 def test_a_fragment_with_swapped_channels_fails(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
 ) -> None:
-    module = {"detectron2": to_detectron2, "mmseg": to_openmmlab}[target]
-    right = module.settings
-
-    def wrong(*arguments: Any) -> dict[str, Any]:
-        content: dict[str, Any] = right(*arguments)
-        if target == "detectron2":
-            content["INPUT"]["FORMAT"] = "BGR"
-        else:
-            content["data_preprocessor"]["bgr_to_rgb"] = False
-        return content
-
-    monkeypatch.setattr(module, "settings", wrong)
+    name = "to_openmmlab" if target in OPENMMLAB else f"to_{target}"
+    module = {"to_detectron2": to_detectron2, "to_openmmlab": to_openmmlab, "to_timm": to_timm}.get(
+        name, to_torchvision
+    )
+    made = "fragment" if target == "torchvision" else "settings"
+    right = getattr(module, made)
+    monkeypatch.setattr(module, made, lambda *arguments: _swapped(target, right(*arguments)))
     with pytest.raises(CheckFailed, match="feeds the backbone other inputs"):
         conversion.convert(backbone, target, tmp_path / f"b{conversion.SUFFIXES[target]}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bgr_weights_on_the_scale_of_bytes_keep_parity_in_both_frameworks(tmp_path: Path) -> None:
-    """As Caffe2's: the fragments must say BGR, their mean and a std of 1."""
+@pytest.fixture(scope="module")
+def caffe() -> Backbone:
+    """As Detectron's R-50 (MSRA): BGR on the scale of bytes, std 1, and the stride in the first 1x1 convolution."""
     preprocess = Preprocess(
         channel_order="BGR", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), value_range=(0.0, 255.0)
     )
-    caffe = dataclasses.replace(families.random_backbone("resnet18", 0), preprocess=preprocess)
-    for target in FRAMEWORKS:
-        paper = conversion.convert(caffe, target, tmp_path / f"b{conversion.SUFFIXES[target]}")
-        assert paper.verdict == "proved"
+    return dataclasses.replace(families.random_backbone("resnet50", 0), preprocess=preprocess, stride_in_1x1=True)
 
 
-@pytest.mark.parametrize("target", FRAMEWORKS)
+@pytest.mark.parametrize("target", [target for target in FRAMEWORKS if target != "timm"])
+def test_weights_of_caffe_keep_parity(caffe: Backbone, tmp_path: Path, target: Target) -> None:
+    """The fragments must say BGR, their mean, a std of 1, and where the stride is."""
+    output = tmp_path / f"b{conversion.SUFFIXES[target]}"
+    paper = conversion.convert(caffe, target, output)
+    assert (paper.verdict, paper.coverage.mapped, paper.coverage.loaded) == ("proved", 318, 318)
+    assert paper.parity is not None
+    assert paper.parity.receipt.stride_in_1x1
+    assert paper.parity.receipt.preprocess.channel_order == "BGR"
+    assert families.read(output).metadata == caffe.metadata
+
+
+def test_timm_cannot_feed_weights_of_caffe(caffe: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found weights that want BGR, and timm loads images as RGB"):
+        conversion.convert(caffe, "timm", tmp_path / "b.safetensors")
+    rgb = dataclasses.replace(caffe, preprocess=Preprocess())
+    with pytest.raises(UserError, match="stride in the first 1x1 convolution, and timm's have it in the 3x3"):
+        conversion.convert(rgb, "timm", tmp_path / "b.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [target for target in FRAMEWORKS if target != "torchvision"])
 def test_without_the_framework_the_verdict_is_coverage_only(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
 ) -> None:
@@ -359,7 +399,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> 
 
 
 def test_a_changed_pickle_is_seen(converted: Path, tmp_path: Path) -> None:
-    data = bytearray((converted / "b.pkl").read_bytes())
+    data = bytearray((converted / "detectron2" / "b.pkl").read_bytes())
     data[len(data) // 2] ^= 1
     path = tmp_path / "b.pkl"
     path.write_bytes(data)
