@@ -31,6 +31,7 @@ from converters.metadata import Preprocess
 from converters.receipt import detectron2_receipt, openmmlab_receipt
 from converters.untrusted import sha256_of
 from tests import checkpoints
+from tests.reference.detectron2_renames import renamed
 
 FRAMEWORKS: tuple[Target, ...] = ("torchvision", "timm", "detectron2", "mmseg", "mmdet", "mmpretrain")
 TARGETS: tuple[Target, ...] = ("backbone", *FRAMEWORKS)
@@ -104,6 +105,23 @@ def test_the_pickle_is_what_detectron2_expects_and_needs_no_private_name_of_nump
     assert array.flags.writeable
     np.testing.assert_array_equal(array, backbone.tensors["layer1.0.bn1.running_var"].numpy())
     assert content["model"]["stem.conv1.norm.num_batches_tracked"].shape == ()
+
+
+def test_the_pickle_is_the_reference_converters_without_its_junk(tmp_path: Path) -> None:
+    """facebookresearch/moco@7397dfe, detection/convert-pretrain-to-detectron2.py, which keeps the head as `stem.fc`."""
+    state = checkpoints.moco("resnet50")["state_dict"]
+    prefix = "module.encoder_q."
+    theirs = {renamed(name.removeprefix(prefix)): v.numpy() for name, v in state.items() if name.startswith(prefix)}
+    junk = {name for name in theirs if name.startswith("stem.fc.")}
+    assert len(junk) == 4
+    source = checkpoints.write(tmp_path / "c.pth.tar", {"arch": "resnet50", "state_dict": state})
+    to_detectron2.write_weights(families.read(source), tmp_path / "b.pkl")
+    mine = pickle.loads((tmp_path / "b.pkl").read_bytes())["model"]
+    assert len(mine) == 318
+    assert mine.keys() == theirs.keys() - junk
+    for name, array in mine.items():
+        assert (array.dtype, array.shape) == (theirs[name].dtype, theirs[name].shape)
+        assert array.tobytes() == theirs[name].tobytes()
 
 
 @pytest.mark.parametrize(("head", "in_backbone", "in_head"), [("C4", 258, 60), ("FPN", 318, 0)])
