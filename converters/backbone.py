@@ -173,13 +173,16 @@ class Backbone:
             for name, value in content.items()
         }
         check_tensors(metadata.arch, tensors, where)
-        backbone = cls(
-            arch=metadata.arch,
-            tensors=tensors,
-            origin=metadata.origin,
-            preprocess=metadata.preprocess,
-            stride_in_1x1=metadata.stride_in_1x1,
-        )
+        try:
+            backbone = cls(
+                arch=metadata.arch,
+                tensors=tensors,
+                origin=metadata.origin,
+                preprocess=metadata.preprocess,
+                stride_in_1x1=metadata.stride_in_1x1,
+            )
+        except UserError as error:  # it names the source that the header names: what is at fault is this file
+            raise UserError(expected=error.expected, found=error.found, where=where, cure=error.cure) from None
         if backbone.fingerprint != metadata.fingerprint:
             raise UserError(
                 expected=f"tensors with the fingerprint {metadata.fingerprint[:12]}",
