@@ -161,6 +161,9 @@ class _Steps:
         )
 
     def _conversion(self, row: str, entry: BackboneEntry, seed: int | None) -> Step:
+        options = {"--family": entry.family, "--encoder": entry.encoder, "--prefix": entry.prefix}
+        reading = [word for name, value in options.items() if value is not None for word in (name, value)]
+
         def resolver() -> Resolved:
             if entry.file is None:
                 id_, source = f"random-{entry.arch}-s{seed}", f"random:{entry.arch}:{seed}"
@@ -169,10 +172,12 @@ class _Steps:
                 if not Path(source).is_file():
                     raise UserError(expected=f"the checkpoint of the row {row!r}", found="none", where=source)
                 with Path(source).open("rb") as file:
-                    id_ = f"{_slug(row)}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+                    digest = hashlib.file_digest(file, "sha256")
+                # A file that is read in another way is another backbone.
+                digest.update("\0".join(reading).encode())
+                id_ = f"{_slug(row)}-{digest.hexdigest()[:12]}"
             output = self.run / "backbones" / f"{id_}.safetensors"
-            family = ("--family", entry.family) if entry.family else ()
-            arguments = ("convert", source, "--to", "backbone", *family, "-o", str(output))
+            arguments = ("convert", source, "--to", "backbone", *reading, "-o", str(output))
             return Resolved(id=id_, arguments=arguments, output=output, folder=self.run / "cells" / id_)
 
         title = f"backbone {row}" + ("" if seed is None else f" (seed {seed})")

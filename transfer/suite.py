@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -32,6 +32,10 @@ class BackboneEntry(Settings):
     """A checkpoint of any family that `moco-transfer inspect` knows."""
     family: str | None = None
     """How to read `file`, where its keys leave it open."""
+    encoder: Literal["q", "k"] | None = None
+    """Of `file`'s two encoders: q, the trained one, or k, the averaged one."""
+    prefix: str | None = None
+    """What the names of `file`'s encoder begin with; whatever is elsewhere is left out."""
     init: str | None = Field(default=None, pattern="^random$")
     """`random`: a seeded random initialisation of `arch`."""
     arch: str | None = None
@@ -48,12 +52,12 @@ class BackboneEntry(Settings):
         if len(given) != 1:
             raise ValueError(f"give exactly one of file, init and recipe (given: {', '.join(given) or 'none'})")
         needs = {"file": (), "init": ("arch",), "recipe": ("data",)}[given[0]]
-        allowed = {"file": {"family"}, "init": {"arch"}, "recipe": {"data", "set"}}[given[0]]
+        allowed = {"file": {"family", "encoder", "prefix"}, "init": {"arch"}, "recipe": {"data", "set"}}[given[0]]
         for name in needs:
             if getattr(self, name) is None:
                 raise ValueError(f"{given[0]} needs {name} as well")
-        for name in ("family", "arch", "data", "set"):
-            if getattr(self, name) and name not in allowed:
+        for name in ("family", "encoder", "prefix", "arch", "data", "set"):
+            if getattr(self, name) not in (None, ()) and name not in allowed:
                 raise ValueError(f"{name} has no meaning beside {given[0]}")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
@@ -69,6 +70,10 @@ def _found(content: Content, how: Reading) -> list[Candidate]:
             )
         raise _unknown(content, f"a ResNet encoder under the prefix {how.prefix!r}")
     found = matching.candidates(content, layouts, how)
+    if not found and how.family is not None:
+        # What tells a family from others need not be there once it is declared.
+        layouts = [dataclasses.replace(layout, signature=(), says=None) for layout in layouts]
+        found = matching.candidates(content, layouts, how)
     if not found:
         raise _unknown(content, "a ResNet encoder" + (f" of the family {how.family}" if how.family else ""))
     return found

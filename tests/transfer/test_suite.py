@@ -12,6 +12,7 @@ import yaml
 
 from converters.errors import UserError
 from pretrain.recipes import MOCO_V2, Recipe, find_recipe
+from transfer.cells import steps
 from transfer.suite import Suite, built_in, load_suite, locate_data, sample_folder
 
 MINIMAL: dict[str, Any] = {
@@ -49,6 +50,9 @@ def test_the_shipped_schema_is_the_models_own() -> None:
         ({"backbones": {"x": {"init": "random", "arch": "resnet18", "file": "a.pth"}}}, "exactly one of"),
         ({"backbones": {"x": {"recipe": "moco-v1@1"}}}, "recipe needs data"),
         ({"backbones": {"x": {"file": "a.pth", "arch": "resnet18"}}}, "arch has no meaning beside file"),
+        ({"backbones": {"x": {"init": "random", "arch": "resnet18", "encoder": "k"}}}, "encoder has no meaning beside"),
+        ({"backbones": {"x": {"recipe": "moco-v1@1", "data": "imagenet", "prefix": ""}}}, "prefix has no meaning"),
+        ({"backbones": {"x": {"file": "a.pth", "encoder": "m"}}}, "'q' or 'k'"),
         ({"data": {"imagenet": "sample:vocc"}}, "did you mean 'voc'?"),
         ({"backbones": {}}, "at least 1"),
         ({"name": "../up"}, "name"),
@@ -173,3 +177,19 @@ def test_the_ablation_ends_in_moco_v2() -> None:
     assert long == {**last, "epochs": 800}
     temperatures = [recipe.temperature for row, recipe in rows.items() if row.startswith(("a MLP", "MLP, T"))]
     assert sorted(temperatures) == [0.07, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_file_that_is_read_in_another_way_is_another_backbone(tmp_path: Path) -> None:
+    (tmp_path / "c.pth").write_bytes(b"weights")
+    file = str(tmp_path / "c.pth")
+    ways = [{}, {"encoder": "k"}, {"family": "moco"}, {"prefix": "module.pre."}]
+    outputs = []
+    for way in ways:
+        suite = load_suite(write(tmp_path, backbones={"x": {"file": file, **way}}))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        planned = steps(suite, dict.fromkeys(suite.data, tmp_path / "images"), tmp_path / "run")
+        resolved = next(step for step in planned if step.kind == "backbone").resolver()
+        outputs.append(resolved.output)
+        for name, value in way.items():
+            assert f"--{name} {value}" in " ".join(resolved.arguments)
+    assert len(set(outputs)) == len(ways)
