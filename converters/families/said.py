@@ -24,7 +24,7 @@ def agreeing(candidates: Iterable[Candidate], content: Content) -> list[Candidat
 
 def _convention(candidate: Candidate, content: Content) -> Convention | None:
     names = candidate.found.group.names
-    # Of detectron2 before 0.3: GeneralizedRCNN kept them as buffers that are saved.
+    # detectron2 saved them until 3c0509e6 (2021-02, before 0.4), detectron2/modeling/meta_arch/rcnn.py.
     mean = names.get("pixel_mean")
     if mean is not None and mean.numel() == 3:
         flat = mean.detach().to(torch.float64).flatten().tolist()

@@ -116,7 +116,7 @@ def test_a_c4_detector_has_res5_in_its_head_and_an_extra_norm(tmp_path: Path) ->
 def test_a_detectors_own_pixel_mean_decides(
     tmp_path: Path, mean: tuple[float, ...], family: str, expected: Preprocess
 ) -> None:
-    """detectron2 saved it before 0.3 (its modeling/meta_arch/rcnn.py)."""
+    """detectron2 saved it until 3c0509e6 (2021-02, before 0.4), in detectron2/modeling/meta_arch/rcnn.py."""
     model = _fpn_detector(Q) | {"pixel_mean": torch.tensor(mean).view(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
     backbone = families.read(checkpoints.write(tmp_path / "m.pth", {"model": model}))
     assert (backbone.origin.family, backbone.preprocess) == (family, expected)
