@@ -128,7 +128,7 @@ class Findings:
         self.found.append(
             Finding(
                 rule=rule,
-                key=dotted(path),
+                key=shown(Text(dotted(path))),
                 found=shown(found),
                 expected=shown(expected),
                 why=why or RULES[rule].why,
@@ -153,4 +153,5 @@ class Text(str):
 def shown(value: object) -> str:
     """A value, or words, in a line's space."""
     text = str(value) if isinstance(value, Text) else repr(value)
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)  # a terminal would obey some
     return text if len(text) <= 160 else text[:157] + "..."

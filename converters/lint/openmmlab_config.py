@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import MissingPackage, UserError
+from converters.lint.base_dict import Imported, as_base, copied
 from converters.lint.limits import Budget, Chain, read_text
-from converters.lint.pure_python import Imported, Interpreter, as_base, copied
+from converters.lint.pure_python import Interpreter
 
 BASE, DELETE = "_base_", "_delete_"
 
-_ENVIRONMENT = re.compile(r"\{\{['\"]?\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}")
+_ENVIRONMENT = re.compile(r"\{\{['\"]?\s*\$(\w+)\s*:\s*([^\s{}]{0,500}?)\s*['\"]?\}\}")
 _BASE_VARIABLE = re.compile(r"\{\{\s*_base_\.([\w.]+)\s*\}\}")
 _PLACEHOLDER = "_base_variable_{}_"
 _STANDARD = ("copy", "mmengine.config")
@@ -275,7 +276,7 @@ def _read_bases(node: ast.With, interpreter: Interpreter, chain: Chain) -> None:
     for statement in node.body:
         if not isinstance(statement, ast.ImportFrom) or statement.module is None:
             raise interpreter.refuse(statement, "something other than `from ... import ...` under read_base()")
-        values = as_base(_read_new(_module_path(statement, path), chain, budget))
+        values = as_base(copied(_read_new(_module_path(statement, path), chain, budget), budget))
         for alias in statement.names:
             if alias.name == "*":
                 names.update(values)

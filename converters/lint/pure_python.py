@@ -9,127 +9,14 @@ the interpreter around it. Every step costs, and every size is bounded.
 from __future__ import annotations
 
 import ast
-import copy
-import operator
-import re
-import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from converters.errors import UserError
-from converters.lint.limits import NODES, TEXT, Budget
-
-_INT_BITS = 512
-
-
-class Imported(str):
-    """A class or function that a configuration imports: nothing but its name. `type=ResNet` reads as `'ResNet'`."""
-
-    __slots__ = ()
-
-
-class BaseDict(dict[str, Any]):
-    """A dict that came from a base, where mmengine has its ConfigDict: `update` goes into dicts within."""
-
-    def update(self, *others: Any, **named: Any) -> None:
-        """Merge, without replacing a dict by a dict."""
-        for other in (*others, named):
-            for key, value in dict(other).items():
-                if isinstance(value, dict) and isinstance(self.get(key), BaseDict):
-                    self[key].update(value)
-                else:
-                    self[key] = as_base(value)
-
-    def merge(self, other: dict[str, Any]) -> None:
-        """The same, where `_delete_=True` in a dict means: instead of what was there."""
-        merged = _merged(copy.deepcopy(other), copy.deepcopy(self))
-        self.clear()
-        super().update(as_base(merged))
-
-
-def _merged(new: Any, old: Any) -> Any:
-    if not isinstance(new, dict):
-        return new
-    delete = new.pop("_delete_", False)
-    if not isinstance(old, dict):
-        return new
-    kept = {} if delete else dict(old)
-    return kept | {key: _merged(value, kept.get(key)) for key, value in new.items()}
-
-
-def as_base(value: Any) -> Any:
-    """A value as it is seen through a base."""
-    if isinstance(value, dict):
-        return BaseDict({key: as_base(inner) for key, inner in value.items()})
-    if isinstance(value, (list, tuple)):
-        return type(value)(as_base(inner) for inner in value)
-    return value
-
-
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Not: operator.not_,
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.In: lambda one, many: one in many,
-    ast.NotIn: lambda one, many: one not in many,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-}
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "dict": dict,
-    "list": list,
-    "tuple": tuple,
-    "set": set,
-    "str": str,
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "len": len,
-    "sum": sum,
-    "min": min,
-    "max": max,
-    "abs": abs,
-    "round": round,
-    "sorted": sorted,
-    "enumerate": lambda values, start=0: list(enumerate(values, start)),
-    "zip": lambda *values: list(zip(*values, strict=False)),
-    "range": range,
-}
-_METHODS: dict[type, frozenset[str]] = {
-    dict: frozenset({"update", "merge", "pop", "get", "keys", "values", "items", "copy", "setdefault"}),
-    list: frozenset({"append", "extend", "insert", "pop", "copy", "index"}),
-    tuple: frozenset({"index"}),
-    str: frozenset({"format", "replace", "split", "join", "lower", "upper", "startswith", "endswith", "strip"}),
-    set: frozenset({"add", "union"}),
-}
-_NUMBERS_IN_FORMAT = re.compile(r"\d{4,}")
-
-
-class _PlainFormatter(string.Formatter):
-    """`str.format` with places and names alone: attributes and subscripts of a value are refused."""
-
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if not re.fullmatch(r"\w*", field_name):
-            raise ValueError(f"{field_name!r} in a format")
-        return super().get_field(field_name, args, kwargs)
+from converters.lint import pure_operations as operations
+from converters.lint.base_dict import BaseDict, Imported, as_base, copied
+from converters.lint.limits import Budget
 
 
 class Interpreter:
@@ -165,10 +52,12 @@ class Interpreter:
                 self._statement(statement)
             except UserError:
                 raise
+            except operations.Refused as error:
+                raise self.refuse(statement, str(error)) from None
             except (RecursionError, MemoryError):
                 raise self.refuse(statement, "values nested too deep") from None
             except Exception as error:  # what the configuration's own code would have raised
-                raise self.refuse(statement, f"{type(error).__name__}: {error}") from None
+                raise self.refuse(statement, f"{type(error).__name__}: {str(error)[:200]}") from None
 
     def _statement(self, node: ast.stmt) -> None:
         match node:
@@ -193,8 +82,8 @@ class Interpreter:
     def _in_place(self, node: ast.AugAssign, left: Any, right: Any) -> Any:
         if isinstance(left, list) and isinstance(node.op, ast.Add):
             left.extend(self._iterated(right))  # the same list, under all of its names
-            return self._bounded(node, left)
-        return self._binary(node, type(node.op), left, right)
+            return operations.bounded(left, self.budget)
+        return operations.binary(type(node.op), left, right, self.budget)
 
     def _assign(self, target: ast.expr, value: Any) -> None:
         match target:
@@ -208,22 +97,25 @@ class Interpreter:
                     self._assign(part, inner)
             case ast.Subscript():
                 item_holder = self._item_holder(target)
-                # What a base takes in, it copies.
-                item_holder[self.value(target.slice)] = as_base(value) if isinstance(item_holder, BaseDict) else value
+                item_holder[self._walked(self.value(target.slice))] = self._taken(item_holder, value)
             case ast.Attribute():
                 holder = self.value(target.value)
                 if not isinstance(holder, dict):
                     raise self.refuse(target, f"the attribute {target.attr!r}")
-                holder[target.attr] = as_base(value) if isinstance(holder, BaseDict) else value
+                holder[target.attr] = self._taken(holder, value)
             case _:
                 raise self.refuse(target, _described(target))
+
+    def _taken(self, holder: Any, value: Any) -> Any:
+        """What a base takes in, it copies."""
+        return as_base(self._walked(value)) if isinstance(holder, BaseDict) else value
 
     def _delete(self, target: ast.expr) -> None:
         match target:
             case ast.Name(id=name):
                 del self._scopes[-1][name]
             case ast.Subscript():
-                del self._item_holder(target)[self.value(target.slice)]
+                del self._item_holder(target)[self._walked(self.value(target.slice))]
             case ast.Attribute():
                 holder = self.value(target.value)
                 if not isinstance(holder, dict):
@@ -241,17 +133,7 @@ class Interpreter:
     def value(self, node: ast.expr) -> Any:
         """The value of an expression; raises as `run`."""
         self.budget.spend()
-        return self._bounded(node, self._value(node))
-
-    def _bounded(self, node: ast.AST, value: Any) -> Any:
-        """Whatever is computed stays small, so that what is computed from it can be."""
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _INT_BITS:
-            raise self.refuse(node, f"a number of {value.bit_length()} bits")
-        if isinstance(value, str) and len(value) > TEXT:
-            raise self.refuse(node, f"a string of {len(value)} characters")
-        if isinstance(value, (dict, list, tuple, set, range)) and len(value) > NODES:
-            raise self.refuse(node, f"a {type(value).__name__} of {len(value)} values")
-        return value
+        return operations.bounded(self._value(node), self.budget)
 
     def _value(self, node: ast.expr) -> Any:  # noqa: PLR0911, PLR0912 - one case a kind of expression
         match node:
@@ -266,13 +148,13 @@ class Interpreter:
             case ast.Tuple(elts=parts):
                 return tuple(self._parts(parts))
             case ast.Set(elts=parts):
-                return set(self._parts(parts))
+                return {self._walked(part) for part in self._parts(parts)}
             case ast.Dict():
                 return self._dict(node)
-            case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
-                return _UNARY[type(op)](self.value(operand))
+            case ast.UnaryOp(op=op, operand=operand) if type(op) in operations.UNARY:
+                return operations.UNARY[type(op)](self.value(operand))
             case ast.BinOp(left=left, op=op, right=right):
-                return self._binary(node, type(op), self.value(left), self.value(right))
+                return operations.binary(type(op), self.value(left), self.value(right), self.budget)
             case ast.BoolOp(op=op, values=values):
                 return self._boolean(isinstance(op, ast.And), values)
             case ast.Compare():
@@ -292,9 +174,9 @@ class Interpreter:
             case ast.GeneratorExp(elt=element, generators=generators):
                 return [self.value(element) for _ in self._loops(generators)]
             case ast.SetComp(elt=element, generators=generators):
-                return {self.value(element) for _ in self._loops(generators)}
+                return {self._walked(self.value(element)) for _ in self._loops(generators)}
             case ast.DictComp(key=key, value=value, generators=generators):
-                return {self.value(key): self.value(value) for _ in self._loops(generators)}
+                return {self._walked(self.value(key)): self.value(value) for _ in self._loops(generators)}
             case ast.Call():
                 return self._call(node)
             case _:
@@ -326,21 +208,8 @@ class Interpreter:
             if key is None:
                 result |= dict(self.value(value))
             else:
-                result[self.value(key)] = self.value(value)
+                result[self._walked(self.value(key))] = self.value(value)
         return result
-
-    def _binary(self, node: ast.AST, op: type[ast.operator], left: Any, right: Any) -> Any:
-        if op not in _BINARY:
-            raise self.refuse(node, f"the operator {op.__name__}")
-        if op is ast.Pow and not (abs(left) <= 1e6 and abs(right) <= 64):
-            raise self.refuse(node, "a large power")
-        if op is ast.Mult:
-            for one, other in ((left, right), (right, left)):
-                if isinstance(one, (str, list, tuple)) and isinstance(other, int) and len(one) * other > TEXT:
-                    raise self.refuse(node, f"a {type(one).__name__} of {len(one) * other} values")
-        if op is ast.Mod and isinstance(left, str) and (_NUMBERS_IN_FORMAT.search(left) or "*" in left):
-            raise self.refuse(node, "a format with a large width")
-        return self._bounded(node, _BINARY[op](left, right))
 
     def _boolean(self, both: bool, values: Sequence[ast.expr]) -> Any:
         result: Any = None
@@ -354,7 +223,7 @@ class Interpreter:
         left = self.value(node.left)
         for op, comparator in zip(node.ops, node.comparators, strict=True):
             right = self.value(comparator)
-            if not _COMPARE[type(op)](left, right):
+            if not operations.compare(type(op), left, right, self.budget):
                 return False
             left = right
         return True
@@ -365,7 +234,7 @@ class Interpreter:
         if isinstance(index, ast.Slice):
             bounds = (None if part is None else self.value(part) for part in (index.lower, index.upper, index.step))
             return holder[slice(*bounds)]
-        return holder[self.value(index)]
+        return holder[self._walked(self.value(index))]
 
     def _attribute(self, node: ast.AST, holder: Any, name: str) -> Any:
         if isinstance(holder, Imported):
@@ -376,10 +245,13 @@ class Interpreter:
 
     def _formatted(self, node: ast.FormattedValue) -> str:
         spec = "" if node.format_spec is None else str(self.value(node.format_spec))
-        if _NUMBERS_IN_FORMAT.search(spec):
-            raise self.refuse(node, "a format with a large width")
-        value = self.value(node.value)
-        return format(repr(value) if node.conversion == ord("r") else value, spec)
+        value = self._walked(self.value(node.value))
+        return operations.formatted(repr(value) if node.conversion == ord("r") else value, spec)
+
+    def _walked(self, value: Any) -> Any:
+        """A value that is going to be hashed, shown or copied as a whole."""
+        operations.walk(value, self.budget)
+        return value
 
     def _loops(self, generators: Sequence[ast.comprehension]) -> Iterator[None]:
         first, *rest = generators
@@ -409,50 +281,16 @@ class Interpreter:
         match node.func:
             case ast.Name(id="deepcopy") | ast.Attribute(value=ast.Name(id="copy"), attr="deepcopy"):
                 (value,) = arguments
-                return self.copied(value)
-            case ast.Name(id=name) if name in _FUNCTIONS and not any(name in scope for scope in self._scopes):
-                self._pay(arguments)
-                return _FUNCTIONS[name](*arguments, **named)
+                return copied(value, self.budget)
+            case ast.Name(id=name) if name in operations.FUNCTIONS and not any(name in scope for scope in self._scopes):
+                return operations.call_function(name, arguments, named, self.budget)
             case ast.Attribute(value=holder, attr=name):
-                return self._method(node, self.value(holder), name, arguments, named)
+                try:
+                    return operations.call_method(self.value(holder), name, arguments, named, self.budget)
+                except operations.NotKnown:
+                    raise self.refuse(node, f"a call of {ast.unparse(node.func)[:80]}") from None
             case _:
                 raise self.refuse(node, f"a call of {ast.unparse(node.func)[:80]}")
-
-    def _method(self, node: ast.Call, holder: Any, name: str, arguments: list[Any], named: dict[str, Any]) -> Any:
-        kind = next((kind for kind in _METHODS if isinstance(holder, kind)), None)
-        known = kind is not None and name in _METHODS[kind] and not isinstance(holder, Imported)
-        if not known or (name == "merge" and not isinstance(holder, BaseDict)):
-            raise self.refuse(node, f"a call of {ast.unparse(node.func)[:80]}")
-        self._pay([holder, *arguments])
-        if name == "format":
-            if _NUMBERS_IN_FORMAT.search(holder):
-                raise self.refuse(node, "a format with a large width")
-            return _PlainFormatter().vformat(holder, arguments, named)
-        if name == "replace" and len(holder) * max(map(len, arguments[1:2]), default=1) > TEXT:
-            raise self.refuse(node, "a long replacement")
-        result = getattr(holder, name)(*arguments, **named)
-        self._bounded(node, holder)
-        return list(result) if name in ("keys", "values", "items") else result
-
-    def _pay(self, values: Sequence[Any]) -> None:
-        """What walks through its arguments costs their length."""
-        for value in values:
-            if isinstance(value, (dict, list, tuple, set, range)):
-                self.budget.spend(len(value))
-
-    def copied(self, value: Any) -> Any:
-        """A deep copy in which nothing is shared; costs as many steps as it has values."""
-        return copied(value, self.budget)
-
-
-def copied(value: Any, budget: Budget) -> Any:
-    """A deep copy of dicts, lists and tuples, in which nothing is shared; costs as many steps as it has values."""
-    budget.spend()
-    if isinstance(value, dict):
-        return type(value)({key: copied(inner, budget) for key, inner in value.items()})
-    if isinstance(value, (list, tuple)):
-        return type(value)(copied(inner, budget) for inner in value)
-    return value
 
 
 def _described(node: ast.AST) -> str:

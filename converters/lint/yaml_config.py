@@ -18,6 +18,9 @@ from converters.lint.limits import NESTING, TEXT, Budget, Chain, read_text
 
 BASE = "_BASE_"
 
+_MERGED = 10_000
+"""Keys of one mapping."""
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -61,10 +64,22 @@ def _base_path(base: object, path: Path) -> Path:
     return path.parent / base
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader; merged mappings (`<<`) can double with every line, and are bounded here."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write out the merges of one mapping."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MERGED:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a mapping of {len(node.value)} merged keys", node.start_mark
+            )
+
+
 def _load(path: Path, budget: Budget) -> dict[str, Any]:
     text = read_text(path)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, with one limit more
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise UserError(

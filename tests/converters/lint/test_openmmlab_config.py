@@ -248,6 +248,23 @@ def test_the_error_names_file_line_and_the_way_out(tmp_path: Path) -> None:
         openmmlab_config.read(path)
 
 
+ALIASED = (
+    "b = str(a)",
+    "b = f'{a!r}'",
+    "b = '%s' % (a,)",
+    "b = '{}'.format(a)",
+    "b = a == (a,)",
+    "b = a in [a, 1]",
+    "b = {a: 1}",
+    "b = {a}",
+    "b = dict(x=1)\nb[a] = 2",
+    "b = sorted([a, a])",
+    "b = [a].index(1)",
+    "_base_ = 'base.py'\n_base_.x = a",
+    "_base_ = 'base.py'\n_base_.update(dict(x=a))",
+)
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -269,12 +286,30 @@ def test_the_error_names_file_line_and_the_way_out(tmp_path: Path) -> None:
         "a = " + "-" * 50_000 + "1",
         "a = " + "+".join(["1"] * 50_000),
         "a = []\na.append(a)",
+        "a = []\na.append(a)\nb = str(a) == str(a)\nc = a == [a]",
+        # Few values, which hold one another very many times over.
+        *("a = (0,) * 10\n" + "a = (a,) * 10\n" * 12 + use for use in ALIASED),
+        "a = ['x' * 100000 + str(i) for i in range(100000)]",
+        "a = [[0] * 100000 for i in range(100000)]",
+        "a = [1] * 50000\nb = [a[:] for i in range(50000)]",
+        "a = sum([[x] for x in range(90000)], [])",
+        "a = ('x' * 90000).join(['y'] * 90000)",
+        "a = round(5, -10**9)",
+        "a = '{:{w}}'.format(1, w=10**9)",
+        "a = 10**9\nb = f'{1:{a}}'",
+        "a = '%*d' % (10**9, 1)",
         "a = dict()\na['a'] = a",
     ],
 )
 def test_what_would_eat_memory_or_time_is_refused(tmp_path: Path, code: str) -> None:
+    write(tmp_path / "base.py", "y = 1\n")
     with pytest.raises(UserError):
         openmmlab_config.read(write(tmp_path / "bomb.py", code + "\n"))
+
+
+def test_a_text_that_a_slow_pattern_would_read_for_ages(tmp_path: Path) -> None:
+    text = "a = 1  # " + "{{$a:" * 80_000 + "\n"
+    assert openmmlab_config.read(write(tmp_path / "slow.py", text)) == {"a": 1}
 
 
 @pytest.mark.parametrize(
