@@ -350,4 +350,4 @@ def test_executing_is_asked_for_by_name(tmp_path: Path) -> None:
     assert openmmlab_config.execute(path)["model"] == {"a": 1}
     assert canary.exists()
     with pytest.raises(UserError, match="mmengine reads"):
-        openmmlab_config.execute(path)  # the folder is there already
+        openmmlab_config.execute(write(tmp_path / "damaged.py", "model = (\n"))
