@@ -60,6 +60,9 @@ def _found(content: Content, how: Reading) -> list[Candidate]:
             layouts = [layout for layout in layouts if layout.family in ("torchvision", "lightly")]
         found = matching.declared(content, layouts, how.prefix)
         if len(found) == 1:
+            told = said.convention(found[0], content)
+            if how.family is None and told is not None:
+                found[0].layout = dataclasses.replace(found[0].layout, convention=told)
             return found
         if found:
             raise UserError(

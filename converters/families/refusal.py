@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from converters.architectures import ARCHITECTURES
 from converters.errors import UserError
 from converters.families.content import Content
 from converters.families.matching import Candidate
 
-# rwightman/timm and OpenMMLab's ResNetV1c; detectron2's DeepLab stem.
+# timm's and OpenMMLab's (ResNetV1c) names, and those of detectron2's DeepLab stem.
 _DEEP_STEM = re.compile(r"(.*\.)?(conv1\.0\.weight|stem\.0\.weight|stem\.conv1_1\.weight)")
 _VIT = re.compile(r"(.*\.)?(patch_embed\.(proj|projection)\.weight|cls_token|pos_embed|class_token)")
 
@@ -42,7 +41,7 @@ def stem(candidate: Candidate) -> str | None:
 def of(found: str, where: Path) -> UserError:
     """The error that names it."""
     return UserError(
-        expected=f"a ResNet with the plain 7x7 stem ({', '.join(ARCHITECTURES)})",
+        expected="a ResNet with the plain 7x7 stem",
         found=found,
         where=where,
         cure="this network is not supported",

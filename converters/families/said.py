@@ -18,11 +18,12 @@ _BGR_MEAN = (103.53, 116.28, 123.675)
 def agreeing(candidates: Iterable[Candidate], content: Content) -> list[Candidate]:
     """The candidates that do not contradict the file; all of them where it says nothing, or contradicts each."""
     every = list(candidates)
-    kept = [c for c in every if (told := _convention(c, content)) is None or told == c.layout.convention]
+    kept = [c for c in every if (told := convention(c, content)) is None or told == c.layout.convention]
     return kept or every
 
 
-def _convention(candidate: Candidate, content: Content) -> Convention | None:
+def convention(candidate: Candidate, content: Content) -> Convention | None:
+    """The input that the file says its network expects; None where it says nothing."""
     names = candidate.found.group.names
     # detectron2 saved them until 3c0509e6 (2021-02, before 0.4), detectron2/modeling/meta_arch/rcnn.py.
     mean = names.get("pixel_mean")

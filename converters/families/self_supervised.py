@@ -59,6 +59,7 @@ _OPENMMLAB = (
     ),
     Drop("predictor", r"head\.predictor\..*"),
     Drop("prototypes", r"head\.(loss|loss_module)\.prototypes.*"),
+    Drop("loss", r"head\.bn\..*"),  # of Barlow Twins' cross-correlation head
     Drop("classifier", r"head\.(?!predictor\.|(loss|loss_module)\.prototypes).*"),
     Drop("queue", r"queue2?(_ptr)?"),
     Drop("memory bank", r"memory_bank\..*"),

@@ -255,6 +255,8 @@ def test_a_trained_detector_of_openmmlab_is_ambiguous_but_for_its_own_configurat
         assert (backbone.preprocess, backbone.stride_in_1x1) == (expected, style == "caffe")
         assert backbone.fingerprint == fingerprint(R50)
         assert backbone.origin.dropped == {"FPN": 4, "detector head": 4}
+        declared = families.read(tmp_path / f"{style}.pth", Reading(prefix="backbone."))
+        assert (declared.preprocess, declared.stride_in_1x1) == (expected, style == "caffe")
     mixed = {"cfg": CONFIG.format(order=True, style="caffe")}
     with pytest.raises(UserError, match="choose with --family"):
         families.read(checkpoints.write(tmp_path / "mixed.pth", {"meta": mixed, "state_dict": state}))
