@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from converters import architectures, files
 from converters.errors import UserError
 from converters.metadata import BackboneMetadata, Origin, Preprocess, read_metadata
+from converters.no_init import zeros_for_draws
 
 BATCH_COUNTER = "num_batches_tracked"
 
@@ -88,7 +89,8 @@ class Backbone:
         if self.stride_in_1x1 and not architectures.architecture(self.arch).bottleneck:
             raise UserError(expected="a bottleneck ResNet for stride_in_1x1", found=self.arch, where=self.origin.file)
         for name, tensor in self.tensors.items():
-            if not torch.isfinite(tensor).all():
+            # Both ends of the values are found in one pass without a copy; NaN is an end of whatever holds one.
+            if tensor.is_floating_point() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
                 raise UserError(expected="finite weights", found=f"NaN or infinity in {name}", where=self.origin.file)
 
     @cached_property
@@ -107,14 +109,19 @@ class Backbone:
             origin=self.origin,
         )
 
-    def module(self) -> nn.Module:
-        """A torchvision ResNet with a copy of these weights, stride as told, no head, in eval mode: N×3×H×W -> N×D."""
+    def module(self, *, copy: bool = True) -> nn.Module:
+        """A torchvision ResNet with these weights, stride as told, no head, in eval mode: N×3×H×W -> N×D.
+
+        Args:
+            copy: whether its tensors are its own; else they are the backbone's, and must not be changed.
+        """
         # On the meta device nothing is initialised at random only to be overwritten.
-        with torch.device("meta"):
+        with torch.device("meta"), zeros_for_draws():
             model = architectures.build(self.arch)
         model.fc = nn.Identity()
-        model = model.to_empty(device="cpu")
-        model.load_state_dict(dict(self.tensors), strict=True)
+        if copy:
+            model = model.to_empty(device="cpu")
+        model.load_state_dict(dict(self.tensors), strict=True, assign=not copy)
         if self.stride_in_1x1:
             blocks: list[Any] = [model.get_submodule(f"layer{stage}.0") for stage in (2, 3, 4)]
             for block in blocks:

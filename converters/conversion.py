@@ -203,7 +203,7 @@ def _run(backbone: Backbone, rules: Rules, written: Outputs) -> LiveModel:
 
 
 def _parity(backbone: Backbone, live: LiveModel) -> Parity:
-    reference = parity.torchvision_stages(backbone, parity.picture())
+    reference = parity.reference(backbone)
     framework = live.receipt.framework
     return Parity(
         framework=framework,

@@ -30,8 +30,9 @@ def build(fragment: Path, weights: Path) -> tuple[nn.Module, Any]:
     cfg.merge_from_file(str(fragment))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = str(weights)
-    with quiet(), no_init.zeros_for_draws():
-        model: nn.Module = build_model(cfg)
+    with quiet():
+        with no_init.zeros_for_draws():
+            model: nn.Module = build_model(cfg)
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model.eval(), cfg
 

@@ -27,6 +27,8 @@ class _ZerosForDraws(TorchFunctionMode):
         if func not in _DRAWS:
             return func(*args, **kwargs)
         tensor: Tensor = args[0] if args else kwargs["tensor"]
+        if tensor.is_meta:
+            return tensor
         with torch.no_grad():
             # Not left as allocated: truncated normals are drawn again until all lie within their bounds.
             return tensor.zero_()

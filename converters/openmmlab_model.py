@@ -33,8 +33,9 @@ def build(fragment: Path, weights: Path, registry: Any, complete: Callable[[dict
     """
     cfg = Config.fromfile(str(fragment))
     cfg.model.backbone.init_cfg.checkpoint = str(weights)
-    with quiet(), no_init.zeros_for_draws(), DefaultScope.overwrite_default_scope(registry.scope):
-        model: Any = registry.build(complete(cfg.model))
+    with quiet(), torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope(registry.scope):
+        with no_init.zeros_for_draws():
+            model: Any = registry.build(complete(cfg.model))
         model.init_weights()
     return model.eval()
 

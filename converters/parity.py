@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import logging
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,7 @@ class LiveModel:
     """torchvision's names of the tensors that are in it bit for bit, batch counters included."""
 
 
+@cache
 def picture() -> PIL.Image.Image:
     """A photograph (8-bit RGB, 224×224) from scikit-image's installed data: the same one each time."""
     from skimage import data
@@ -63,6 +66,7 @@ def picture() -> PIL.Image.Image:
     return PIL.Image.fromarray(np.ascontiguousarray(pixels))
 
 
+@cache
 def picture_sha256() -> str:
     """sha256 (hex) of the picture's pixels in row order, RGB."""
     return hashlib.sha256(picture().tobytes()).hexdigest()
@@ -104,7 +108,19 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 def torchvision_stages(backbone: Backbone, image: PIL.Image.Image) -> dict[Stage, Tensor]:
     """The reference: outputs of the torchvision model."""
     x = torchvision_input(image, backbone.preprocess)
-    return staged(backbone.module(), x, ("conv1", "bn1", "relu", "maxpool"), LAYERS)
+    return staged(backbone.module(copy=False), x, ("conv1", "bn1", "relu", "maxpool"), LAYERS)
+
+
+_latest: list[tuple[weakref.ref[Backbone], dict[Stage, Tensor]]] = []
+
+
+def reference(backbone: Backbone) -> Mapping[Stage, Tensor]:
+    """`torchvision_stages` for the picture, computed once for a backbone that goes to several targets."""
+    for known, stages in _latest:
+        if known() is backbone:
+            return stages
+    _latest[:] = [(weakref.ref(backbone), torchvision_stages(backbone, picture()))]
+    return _latest[0][1]
 
 
 def compare(
