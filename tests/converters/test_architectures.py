@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from converters import architectures, conversion, families, keymap, to_detectron2, to_openmmlab
+from converters import architectures, conversion, families
 from converters.architectures import ARCHITECTURES
 from converters.backbone import fingerprint
 from converters.certificate import Target
-from converters.metadata import BackboneMetadata, Origin
 
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OF_TABLE_1 = {"resnet50": 24, "resnext50_32x8d": 46, "resnet50w2x": 94, "resnet50w4x": 375}
@@ -123,59 +120,3 @@ def test_a_resnext_has_parity_in_both_frameworks(tmp_path: Path, target: Target)
     paper = conversion.convert(backbone, target, tmp_path / f"x{conversion.SUFFIXES[target]}")
     assert paper.verdict == "proved"
     assert (paper.coverage.mapped, paper.coverage.loaded) == (318, 318)
-
-
-def _detectron2(metadata: BackboneMetadata, folder: Path, head: to_detectron2.Head) -> nn.Module:
-    from converters import detectron2_model
-
-    to_detectron2.write_fragment(metadata, "x.pkl", folder / "x.yaml", head)
-    cfg = detectron2_model.get_cfg()
-    cfg.merge_from_file(str(folder / "x.yaml"))
-    cfg.MODEL.DEVICE = "meta"
-    return detectron2_model.build_model(cfg)  # type: ignore[no-any-return]
-
-
-def _mmseg(metadata: BackboneMetadata, folder: Path) -> nn.Module:
-    from mmengine.config import Config
-    from mmengine.registry import DefaultScope
-
-    from converters import mmseg_model
-
-    to_openmmlab.write_fragment(metadata, "x.pth", folder / "x.py")
-    settings = Config.fromfile(str(folder / "x.py")).model.backbone
-    model = nn.Module()
-    with DefaultScope.overwrite_default_scope("mmseg"):
-        model.backbone = mmseg_model.MODELS.build(settings)
-    return model
-
-
-LIVE: dict[str, tuple[Callable[..., nn.Module], Callable[[str], keymap.KeyMap]]] = {
-    "detectron2 C4": (
-        lambda metadata, folder: _detectron2(metadata, folder, "C4"),
-        lambda arch: keymap.detectron2(arch, "C4"),
-    ),
-    "detectron2 FPN": (
-        lambda metadata, folder: _detectron2(metadata, folder, "FPN"),
-        lambda arch: keymap.detectron2(arch, "FPN"),
-    ),
-    "mmseg": (_mmseg, lambda arch: keymap.mmseg(arch, "backbone")),
-}
-
-
-@pytest.mark.parametrize("target", LIVE)
-@pytest.mark.parametrize("arch", ["resnext50_32x8d", "resnet50w2x", "resnet50w4x"])
-def test_the_fragments_make_the_frameworks_build_the_same_layers(arch: str, target: str, tmp_path: Path) -> None:
-    """Without values: the widest has 1.5 GB of them. Parity of values is proved whenever one is converted."""
-    build, table = LIVE[target]
-    metadata = BackboneMetadata(arch=arch, fingerprint="0" * 64, origin=Origin(file="", sha256="", family=""))
-    with torch.device("meta"):
-        live = build(metadata, tmp_path)
-    names = table(arch).names
-    shapes = {ours: tuple(live.state_dict()[theirs].shape) for ours, theirs in names.items()}
-    assert shapes == architectures.expected_shapes(arch)
-    for name, module in on_meta(arch).named_modules():
-        if isinstance(module, nn.Conv2d):
-            theirs: Any = live.get_submodule(names[f"{name}.weight"].removesuffix(".weight"))
-            assert (theirs.stride, theirs.padding, theirs.groups) == (module.stride, module.padding, module.groups), (
-                name
-            )
