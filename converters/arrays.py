@@ -35,6 +35,10 @@ class NotAdmittedError(Exception):
     """A pickle asks for what is not admitted; the message is its name."""
 
 
+class ArrayError(Exception):
+    """An array is none of plain numbers, or not of the bytes that are there; the message says what it is."""
+
+
 def write(content: object, path: Path) -> None:
     """Pickle `content` (arrays in builtin containers) to `path`."""
     with path.open("wb") as file:
@@ -49,6 +53,7 @@ def load(file: BufferedIOBase) -> Any:
 
     Raises:
         NotAdmittedError: for anything else in the pickle.
+        ArrayError: for arrays of other things than numbers, or of another size than they say.
         Exception: nearly any other, for a damaged pickle.
     """
     return plain(_Unpickler(file, encoding="latin1").load())
@@ -96,14 +101,14 @@ class _Kind:
         # descriptor.c. Of a plain number the fields are empty and only the byte order counts.
         order = state[1]
         if order not in ("<", "=", "|") or any(part is not None for part in state[2:5]):
-            raise TypeError(f"an array of {order}{self.dtype.str[1:]}")
+            raise ArrayError(f"an array of {order}{self.dtype.str[1:]}")
 
 
 def _kind(code: Any) -> np.dtype[Any]:
     if isinstance(code, _Kind):
         return code.dtype
     if not isinstance(code, str) or code not in _KINDS:
-        raise TypeError(f"an array of {code if isinstance(code, str) else type(code).__name__}"[:60])
+        raise ArrayError(f"an array of {code if isinstance(code, str) else type(code).__name__}"[:60])
     return _KINDS[code]
 
 
@@ -113,12 +118,12 @@ def _checked(data: Any, kind: Any, shape: Any) -> tuple[bytes | bytearray, np.dt
     if isinstance(data, str):  # Python 2's
         data = data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
-        raise TypeError(f"an array of {dtype} over {type(data).__name__}")
+        raise ArrayError(f"an array of {dtype} over {type(data).__name__}")
     shape = (shape,) if type(shape) is int else shape
     if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape):
-        raise TypeError(f"an array of shape {str(shape)[:60]}")
+        raise ArrayError(f"an array of shape {str(shape)[:60]}")
     if len(shape) > MAX_DIMENSIONS or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{len(data)} bytes for an array of shape {str(shape)[:60]} of {dtype}")
+        raise ArrayError(f"{len(data)} bytes for an array of shape {str(shape)[:60]} of {dtype}")
     return data, dtype, shape
 
 
@@ -159,7 +164,7 @@ class _Rebuilt(np.ndarray[Any, Any]):
 def _reconstruct(kind: Any, _shape: Any, _code: Any) -> _Rebuilt:
     """Stands for `numpy.core.multiarray._reconstruct`: an empty array, filled by `__setstate__`."""
     if kind is not _array:
-        raise TypeError("an array of a class of its own")
+        raise ArrayError("an array of a class of its own")
     return np.ndarray.__new__(_Rebuilt, (0,), np.int8)
 
 
@@ -175,14 +180,14 @@ def _no_bytes() -> bytes:
 
 def _all_bytes(content: Any) -> bytes:
     if not isinstance(content, bytes):
-        raise TypeError(f"a bytearray of {type(content).__name__}")
+        raise ArrayError(f"a bytearray of {type(content).__name__}")
     return content
 
 
 def _bytes(content: Any, encoding: Any) -> bytes:
     """Stands for `_codecs.encode`, by which protocol 2 pickles bytes; other codecs transform or import."""
     if not isinstance(content, str) or encoding not in ("latin1", "latin-1"):
-        raise TypeError(f"bytes of {type(content).__name__} in {encoding!r}"[:60])
+        raise ArrayError(f"bytes of {type(content).__name__} in {encoding!r}"[:60])
     return content.encode("latin1")
 
 

@@ -167,27 +167,27 @@ def _arrays(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:
-        # A damaged pickle can raise nearly anything from inside the unpickler; each means the same to the user.
-        raise Refused("a pickle of plain arrays", f"another or damaged one ({_first_line(error)})") from None
+        raise _unreadable(error, "a pickle of arrays") from None
 
 
 def _zip(path: Path) -> Any:
-    with _mapped(path) as data:
+    with path.open("rb") as file, _mapped(path) as data:
         entries = archive.entries(data)
         pickle = entries["data.pkl"]
         if pickle.size > MAX_PICKLE_BYTES:
             raise Refused(f"a pickle of at most {MAX_PICKLE_BYTES:,} bytes in the archive", f"one of {pickle.size:,}")
-        stream = data[pickle.offset : pickle.offset + pickle.size]
         order = entries.get("byteorder")
         if order is not None and data[order.offset : order.offset + min(order.size, 16)] != b"little":
             raise Refused("little-endian numbers", "another byte order")
+        archive.check_sum(file, "data.pkl", pickle)
         rules = TensorRules(tally := Tally(), len(data), views=False)
-    Machine(stream, rules, tally).run()
-    for key, storage in rules.storages.items():
-        entry = entries.get(f"data/{key}")
-        if entry is None or entry.size != storage.size:
-            found = "none" if entry is None else f"one of {entry.size:,}"
-            raise Refused(f"an entry of {storage.size:,} bytes for the storage {clip(key)}", found)
+        Machine(data[pickle.offset : pickle.offset + pickle.size], rules, tally).run()
+        for key, storage in rules.storages.items():
+            entry = entries.get(f"data/{key}")
+            if entry is None or entry.size != storage.size:
+                found = "none" if entry is None else f"one of {entry.size:,}"
+                raise Refused(f"an entry of {storage.size:,} bytes for the storage {clip(key)}", found)
+            archive.check_sum(file, f"data/{key}", entry)
     return _by_torch(path, rules, mapped=True)
 
 
@@ -248,16 +248,21 @@ def _by_torch(path: Path, rules: TensorRules, *, mapped: bool) -> Any:
     except OSError:
         raise
     except Exception as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, "a checkpoint") from None
     return arrays.plain(content) if rules.names & ARRAY_NAMES.keys() else content
 
 
-def _unreadable(error: Exception) -> Refused:
-    """What torch says of a file that the census let pass."""
+def _unreadable(error: Exception, what: str) -> Refused:
+    """What a reader says of a file that the census let pass."""
+    # A damaged pickle can raise nearly anything from inside an unpickler; each means the same to the user.
+    if isinstance(error, arrays.ArrayError):
+        return Refused("arrays of plain numbers over their bytes", str(error))
+    if isinstance(error, arrays.NotAdmittedError):
+        return not_admitted(str(error))
     blocked = re.search(r"(?:GLOBAL|[Uu]nsupported global:?(?: GLOBAL)?|class) `?([\w.]+\.\w+)", str(error))
     if blocked:
         return not_admitted(blocked.group(1))
-    return Refused("a whole checkpoint", f"a damaged one ({_first_line(error)})")
+    return Refused(f"{what} that can be read", f"a damaged one ({_first_line(error)})")
 
 
 def _first_line(error: Exception) -> str:

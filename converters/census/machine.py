@@ -267,9 +267,11 @@ class Machine:
             raise too_many("names", limits.MAX_NAMES)
         for key in keys:
             self.key(key)
-            if key in target.keys:
+            # 1 and True are one key of a dictionary, and 1 and "1" one name of a tensor.
+            forms = {key} if type(key) is str else {key, str(key)}
+            if not forms.isdisjoint(target.keys):
                 raise Refused("every name once", f"{clip(key)} twice")
-            target.keys.add(key)
+            target.keys |= forms
 
     def key(self, key: Any) -> None:
         """Refuse what is no key: Python hashes tuples recursively, and those of a stranger can be made to collide."""

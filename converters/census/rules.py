@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Any
 
 from converters.census.limits import Refused, clip, not_admitted
@@ -109,5 +110,10 @@ def is_text(value: Any) -> bool:
 
 
 def modern(name: str) -> str:
-    """Python 3's name of what Python 2 called `__builtin__`."""
-    return f"builtins.{name.removeprefix('__builtin__.')}" if name.startswith("__builtin__.") else name
+    """Python 3's name of what Python 2 called otherwise, as torch's reader finds it."""
+    module, _, last = name.rpartition(".")
+    if (module, last) in NAME_MAPPING:
+        module, last = NAME_MAPPING[module, last]
+    else:
+        module = IMPORT_MAPPING.get(module, module)
+    return f"{module}.{last}"

@@ -133,3 +133,22 @@ def test_what_torch_writes_is_read(tmp_path: Path) -> None:
     read = untrusted.load(tmp_path / "c.pth").content
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], value) for name, value in tensors.items())
+
+
+def test_a_flipped_bit_of_a_weight_is_seen(tmp_path: Path) -> None:
+    values = torch.arange(1000, dtype=torch.float32)
+    torch.save({"x": values}, tmp_path / "c.pth")
+    data = bytearray((tmp_path / "c.pth").read_bytes())
+    data[data.index(values.numpy().tobytes()) + 2000] ^= 1
+    line = refusal(tmp_path / "c.pth", bytes(data))
+    assert "expected 'data/0' with the checksum" in line
+    assert line.endswith("the file was damaged; fetch it anew")
+
+
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"x": torch.ones(3)}, tmp_path / "c.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(untrusted.load(tmp_path / "c.pth").content["x"], torch.ones(3))

@@ -126,3 +126,17 @@ def test_a_dictionary_of_lightning_is_a_plain_one(tmp_path: Path, container: str
     path.write_bytes(inside(container, content(made)))
     assert untrusted.load(path).content == {"state_dict": {"epochs": 8}}
     assert "which is not run" in refusal(tmp_path / "c.pkl", content(made))
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_real_hyper_parameters_and_logs_are_not_run(tmp_path: Path, new: bool) -> None:
+    from omegaconf import OmegaConf
+
+    path = tmp_path / "c.ckpt"
+    parameters = OmegaConf.create({"optimizer": {"lr": 0.3, "milestones": [60, 80]}, "name": None})
+    content = {"hyper_parameters": parameters, "state_dict": {"x": torch.ones(2)}, "epoch": 3}
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    read = untrusted.load(path).content
+    assert type(read["hyper_parameters"]).__module__ == "converters.stand_ins"
+    assert torch.equal(read["state_dict"]["x"], torch.ones(2))
+    assert read["epoch"] == 3

@@ -31,6 +31,8 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "a long name": (b"}" + text("x" * 2000) + b"Ns", "found one of more than 1024 bytes"),
     "a name twice": (b"}(" + (text("x") + b"N") * 2 + b"u", "found 'x' twice"),
     "a name twice, in two steps": (b"}" + (text("x") + b"Ns") * 2, "found 'x' twice"),
+    "a name as a number and as text": (b"}(K\x01N" + text("1") + b"Nu", "found '1' twice"),
+    "a number of two types": (b"}(K\x01N\x88Nu", "found True twice"),
     "a name that is no text": (b"}" + text("\ud800") + b"Ns", "a damaged one"),
     "nothing on the stack": (b"a", "a damaged one"),
     "a place that was not filled": (b"h\x09", "a damaged one"),
