@@ -26,9 +26,10 @@ from safetensors.torch import load_file
 from converters import arrays
 from converters.census import archive, header
 from converters.census.limits import MAX_PICKLE_BYTES, Refused, clip, not_admitted
-from converters.census.machine import Machine, Tally
+from converters.census.machine import Machine
 from converters.census.rules import ARRAY_NAMES, ArrayRules
 from converters.census.tensor_rules import TensorRules, is_dictionary
+from converters.census.things import Tally
 from converters.errors import UserError
 from converters.stand_ins import Dictionary, Unread
 

@@ -10,63 +10,11 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from converters.census import limits
 from converters.census.limits import Refused, clip, not_admitted, too_many
-
-
-class Thing:
-    """What a pickle would build, where it is no number or short text."""
-
-    __slots__ = ("built", "depth", "keys", "kind", "name", "parts", "placed", "weight")
-
-    def __init__(
-        self, kind: str, depth: int = 1, parts: list[Any] | None = None, name: str = "", weight: int = 1
-    ) -> None:
-        self.kind = kind
-        """`tuple`, `list`, `dict`, `set`, `text` or `bytes` (long ones), `global` (a class or function by name), or
-        what rules make."""
-        self.depth = depth
-        """How many containers lie within each other below it, itself included."""
-        self.weight = weight
-        """How many values it would be, written out: what is referred to twice counts twice."""
-        self.parts = [] if parts is None else parts
-        """Of a tuple or list: what it holds."""
-        self.name = name
-        """Of a global."""
-        self.keys: set[Any] | None = set() if kind == "dict" else None
-        self.placed = False
-        """In another container, and so no longer to be changed."""
-        self.built = False
-
-    def __repr__(self) -> str:
-        return self.name or f"a {self.kind}"
-
-
-class Rules(Protocol):
-    """What a pickle may name and do, and what comes of it. Each raises `Refused`."""
-
-    def named(self, name: str) -> Thing:
-        """A class or function."""
-
-    def called(self, name: str, arguments: Thing) -> Any:
-        """A `global` called with a tuple."""
-
-    def restored(self, thing: Thing, state: Any) -> None:
-        """A thing given its state."""
-
-    def persistent(self, identity: Any) -> Thing:
-        """What lies outside the pickle."""
-
-
-class Tally:
-    """What all pickles of one file have together."""
-
-    def __init__(self) -> None:
-        self.operations = 0
-        self.names = 0
-
+from converters.census.things import Rules, Tally, Thing
 
 _KEY_TYPES = (str, bytes, int, float, bool, type(None))
 

@@ -6,7 +6,8 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Any
 
 from converters.census.limits import Refused, clip, not_admitted
-from converters.census.machine import Machine, Tally, Thing
+from converters.census.machine import Machine
+from converters.census.things import Tally, Thing
 
 ARRAY_NAMES = {
     "numpy.core.multiarray._reconstruct": "array",

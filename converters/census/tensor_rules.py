@@ -13,8 +13,8 @@ from typing import Any
 
 from converters.census import limits
 from converters.census.limits import Refused, clip, too_many
-from converters.census.machine import Tally, Thing
 from converters.census.rules import ArrayRules, is_kind, is_text
+from converters.census.things import Tally, Thing
 
 ITEM_BYTES = {
     "Double": 8,
