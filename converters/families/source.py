@@ -105,7 +105,7 @@ def identify(path: Path, how: Reading | None = None) -> tuple[Kind, Backbone]:
             return kind, to_torchvision.of_content(file.content, path)
     if how.family == BACKBONE:
         raise UserError(expected="a backbone file of this toolkit", found="another checkpoint", where=path)
-    return kind, _from_checkpoint(file, how)
+    return kind, of_content(file, how)
 
 
 def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
@@ -125,7 +125,8 @@ def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
     return ("torchvision" if to_torchvision.header(file.content) else "checkpoint"), file
 
 
-def _from_checkpoint(file: untrusted.CheckpointFile, how: Reading) -> Backbone:
+def of_content(file: untrusted.CheckpointFile, how: Reading) -> Backbone:
+    """The backbone of a checkpoint of others that has been loaded; errors as for `identify`."""
     content = contents.read(file.path, file.sha256, file.content)
     candidate = choose(content, how)
     network = refusal.stem(candidate)
