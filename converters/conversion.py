@@ -15,10 +15,10 @@ from converters import certificate, files, parity, to_detectron2
 from converters.backbone import Backbone
 from converters.certificate import Certificate, Coverage, Parity, Target, Verdict, WrittenFile
 from converters.errors import CheckFailed, UserError
+from converters.hashing import sha256_later, sha256_of
 from converters.parity import LiveModel
 from converters.targets import TARGETS, Rules
 from converters.to_detectron2 import Head
-from converters.untrusted import sha256_of
 
 SUFFIXES: dict[Target, str] = {target: rules.suffix for target, rules in TARGETS.items()}
 """Of the weights' file."""
@@ -137,6 +137,7 @@ def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate
         CheckFailed: if they do not.
     """
     rules = TARGETS[target]
+    digest = sha256_later(written.weights)
     mapped = _read_back(backbone, rules, written.weights)
     absent = [name for name in rules.needs if importlib.util.find_spec(name) is None]
     live: LiveModel | None = None
@@ -155,8 +156,8 @@ def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate
         arch=backbone.arch,
         fingerprint=backbone.fingerprint,
         source=backbone.origin,
-        weights=_written_file(written.weights),
-        fragment=_written_file(written.fragment) if written.fragment else None,
+        weights=WrittenFile(file=written.weights.name, sha256=digest.result()),
+        fragment=written.fragment and WrittenFile(file=written.fragment.name, sha256=sha256_of(written.fragment)),
         coverage=Coverage(
             expected=len(backbone.tensors),
             mapped=len(mapped),
@@ -167,10 +168,6 @@ def certify(backbone: Backbone, target: Target, written: Outputs) -> Certificate
         why_no_parity=why_no_parity,
         versions=certificate.versions(),
     )
-
-
-def _written_file(path: Path) -> WrittenFile:
-    return WrittenFile(file=path.name, sha256=sha256_of(path))
 
 
 def _read_back(backbone: Backbone, rules: Rules, weights: Path) -> frozenset[str]:

@@ -8,14 +8,15 @@ container's own reader reads it, restricted again: `torch.load(weights_only=True
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import re
 import stat
 import tarfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from converters.census.rules import ARRAY_NAMES, ArrayRules
 from converters.census.tensor_rules import TensorRules, is_dictionary
 from converters.census.things import Tally
 from converters.errors import UserError
+from converters.hashing import sha256_later, sha256_of
 from converters.stand_ins import Dictionary, Unread
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -47,7 +49,6 @@ _OTHERS = {
     b"<html": ("a web page", "download the file itself"),
 }
 """How files begin that are taken for checkpoints, in lower case."""
-_HASH_BLOCK = 1 << 20
 _TORCH_LOCK = threading.Lock()
 """torch keeps the stand-ins of a load in one place for all threads."""
 
@@ -60,38 +61,39 @@ class CheckpointFile:
     content: Any
     """What was saved: in practice a dict of tensors, or a dict with such a dict below one of its keys. A pickle's are
     NumPy arrays, whose names are strings, Python 2's too."""
-    sha256: str
-    """Of the file's bytes."""
+    digest: Future[str] | None = None
+    """The file's sha256 on its way."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes (hex)."""
+        return self.digest.result() if self.digest else sha256_of(self.path)
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def load(path: Path) -> CheckpointFile:
+def load(path: Path, *, hashed: bool = False) -> CheckpointFile:
     """Read a checkpoint written by torch (any version's format), safetensors, or a pickle of NumPy arrays.
 
     The bytes decide what it is, not the file name. Tensors of a zip-format checkpoint are mapped from disk: copy what
     is kept. Objects of a few classes that stand beside weights in many checkpoints, as `argparse.Namespace`, become
     empty ones; see `converters.census.tensor_rules`.
 
+    Args:
+        path: the file.
+        hashed: its sha256 will be asked for: it is computed at the same time.
+
     Raises:
         UserError: if the file is absent, no regular file, empty, damaged, no checkpoint, holds more than tensors,
             arrays and plain data, or claims more than its bytes hold.
     """
     head = head_of(path)
+    digest = sha256_later(path) if hashed else None
     try:
         content = _reader(head, path.stat().st_size)(path)
     except Refused as error:
         raise UserError(expected=error.expected, found=error.found, where=path, cure=error.cure) from None
     except OSError as error:
         raise UserError(expected="a readable file", found=error.strerror or str(error), where=path) from None
-    return CheckpointFile(path, content, sha256_of(path))
+    return CheckpointFile(path, content, digest)
 
 
 def head_of(path: Path) -> bytes:

@@ -14,9 +14,9 @@ from converters.backbone import Backbone
 from converters.certificate import Certificate, WrittenFile
 from converters.conversion import Outputs
 from converters.errors import CheckFailed, UserError
+from converters.hashing import sha256_of
 from converters.settings import Settings
 from converters.targets import TARGETS
-from converters.untrusted import sha256_of
 
 
 class Verification(Settings):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from converters import families, untrusted
+from converters import families, hashing
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
@@ -89,7 +89,7 @@ def write_backbone(out: Path, epochs: int) -> None:
         except UserError as error:
             _log.info("written anew: %s", error)
         else:
-            if origin == untrusted.sha256_of(last):
+            if origin == hashing.sha256_of(last):
                 return
             _log.info("written anew: %s was made from another checkpoint than %s", path, last.name)
     with writing(out):

@@ -117,7 +117,7 @@ def _recognise(path: Path) -> tuple[Kind, untrusted.CheckpointFile | None]:
     untrusted.head_of(path)
     if (safetensors_header(path) or {}).get("format") == FORMAT:
         return "backbone", None
-    file = untrusted.load(path)
+    file = untrusted.load(path, hashed=True)
     if to_detectron2.header(file.content):
         return "detectron2", file
     if to_openmmlab.header(file.content):

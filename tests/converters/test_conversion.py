@@ -27,9 +27,9 @@ from converters import (
 from converters.backbone import Backbone
 from converters.certificate import Target
 from converters.errors import CheckFailed, UserError
+from converters.hashing import sha256_of
 from converters.metadata import Preprocess
 from converters.receipt import detectron2_receipt, openmmlab_receipt
-from converters.untrusted import sha256_of
 from tests import checkpoints
 from tests.reference.detectron2_renames import renamed
 

@@ -172,7 +172,7 @@ def test_a_module_disturbs_no_generator_and_holds_a_copy(backbone: Backbone) -> 
 def test_inspect_reads_a_file_once(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
     load = untrusted.load
-    monkeypatch.setattr(untrusted, "load", lambda path: (loaded.append(path), load(path))[1])
+    monkeypatch.setattr(untrusted, "load", lambda path, **how: (loaded.append(path), load(path, **how))[1])
     assert inspection.inspect(str(saved)).kind == "openmmlab"
     assert loaded == [saved]
 

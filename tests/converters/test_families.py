@@ -13,7 +13,7 @@ from converters import families
 from converters.backbone import fingerprint
 from converters.errors import UserError
 from converters.families import Reading
-from converters.untrusted import sha256_of
+from converters.hashing import sha256_of
 from tests import checkpoints
 
 

@@ -14,7 +14,7 @@ from converters import certificate, conversion, verify
 from converters.certificate import Certificate, Target
 from converters.errors import CheckFailed, UserError
 from converters.families import read
-from converters.untrusted import sha256_of
+from converters.hashing import sha256_of
 from tests import checkpoints
 from transfer.__main__ import main
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from converters import families, untrusted
+from converters import families, hashing
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
@@ -62,7 +62,7 @@ def test_a_foreign_backbone_is_not_taken_for_the_runs_own(
         (tmp_path / "backbone.safetensors").write_bytes(b"no backbone")
     backbone = Backbone.load(pretrain(RECIPE, images, tmp_path, device=ON_CPU))
     assert backbone.fingerprint == Backbone.load(finished / "backbone.safetensors").fingerprint
-    assert backbone.origin.sha256 == untrusted.sha256_of(tmp_path / LAST)
+    assert backbone.origin.sha256 == hashing.sha256_of(tmp_path / LAST)
 
 
 HEADER = ",".join(EpochRow.model_fields)
