@@ -75,7 +75,7 @@ def proved(source: Path, folder: Path) -> None:
     from converters.families import read_source
 
     (task,) = batch.plan([str(source)], ["detectron2", "mmseg"], folder, folder=True)
-    papers = batch.convert_one(task, read_source, force=True)
+    papers = list(batch.convert_one(task, read_source, force=True))
     assert [paper.verdict for paper in papers] == ["proved", "proved"]
     assert [paper.coverage.loaded for paper in papers] == [318, 318]
 

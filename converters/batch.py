@@ -31,7 +31,7 @@ class Done:
 
     task: Task
     papers: tuple[Certificate, ...] = ()
-    """One for each target; empty where it failed."""
+    """Of the targets that were written, in their order; it fails at the first that cannot be."""
     failure: str = ""
     """One line."""
 
@@ -83,8 +83,8 @@ def _file_of(source: str, target: Target, folder: Path) -> Path:
 
 def convert_one(
     task: Task, read: Callable[[str], Backbone], *, head: Head | None = None, force: bool = False
-) -> tuple[Certificate, ...]:
-    """Read the source once and write it for each of its targets.
+) -> Iterator[Certificate]:
+    """Read the source once and write it for each of its targets; what was finished is kept where a later one fails.
 
     Args:
         task: of `plan`.
@@ -93,15 +93,14 @@ def convert_one(
         force: replace files that exist.
 
     Raises:
-        UserError, CheckFailed: see `converters.conversion.convert`; what was finished for other targets is kept.
+        UserError, CheckFailed: see `converters.conversion.convert`.
     """
     for _, files in task.outputs:
         files.check_free(force=force)
     backbone = read(task.source)
-    return tuple(
-        conversion.convert(backbone, target, files.weights, head=head if target == "detectron2" else None, force=force)
-        for target, files in task.outputs
-    )
+    for target, files in task.outputs:
+        chosen = head if target == "detectron2" else None
+        yield conversion.convert(backbone, target, files.weights, head=chosen, force=force)
 
 
 def convert(
@@ -109,9 +108,11 @@ def convert(
 ) -> Iterator[Done]:
     """Do one task after the other, whatever becomes of each; arguments as for `convert_one`."""
     for task in tasks:
+        papers: list[Certificate] = []
+        failure = ""
         try:
-            papers = convert_one(task, read, head=head, force=force)
+            for paper in convert_one(task, read, head=head, force=force):
+                papers.append(paper)  # noqa: PERF402 - those before a failure count
         except (UserError, CheckFailed) as error:
-            yield Done(task, failure=str(error))
-        else:
-            yield Done(task, papers)
+            failure = str(error)
+        yield Done(task, tuple(papers), failure)

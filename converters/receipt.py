@@ -21,6 +21,7 @@ from converters.architectures import ARCHITECTURES
 from converters.backbone import BATCH_COUNTER, fingerprint
 from converters.errors import CheckFailed
 from converters.keymap import KeyMap
+from converters.layers import check_layers
 from converters.metadata import BackboneMetadata, Preprocess
 from converters.settings import Settings
 
@@ -234,8 +235,9 @@ def live_stride_in_1x1(model: nn.Module, names: KeyMap, arch: str) -> bool:
     """Whether bottlenecks of a live model keep their stride in the first 1x1 convolution; read from the modules.
 
     Raises:
-        CheckFailed: if the stages disagree.
+        CheckFailed: if the stages disagree, or other layers compute something else (see `converters.layers`).
     """
+    check_layers(unwrapped(model), names, arch)
     if not ARCHITECTURES[arch].bottleneck:
         return False
     model = unwrapped(model)

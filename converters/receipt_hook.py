@@ -14,9 +14,10 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from pydantic import ValidationError
 
 from converters.errors import CheckFailed
-from converters.receipt import Given, Receipt, openmmlab_receipt
+from converters.receipt import Given, Receipt, expected_of, openmmlab_receipt
 
 FILE = "receipt.json"
 """The receipt's name in the run's folder."""
@@ -35,7 +36,7 @@ class ReceiptHook(Hook):  # type: ignore[misc]  # mmengine ships no types
     Raises:
         UserError: in `before_train`, if the file cannot be read.
         CheckFailed: in `before_train`, if a tensor or an input setting differs, the order of the channels is not known,
-            or a resumed run has no receipt.
+            or a resumed run has no receipt of this backbone.
     """
 
     def __init__(self, backbone: Given, keep_order: Sequence[str] = ()) -> None:
@@ -46,16 +47,30 @@ class ReceiptHook(Hook):  # type: ignore[misc]  # mmengine ships no types
         """The last moment before iteration 0."""
         path = Path(runner.work_dir) / FILE
         if runner.iter > 0:
-            if not path.is_file():
-                raise CheckFailed(
-                    f"receipt: {path}: expected the receipt of this run's beginning, found none: it goes on from "
-                    f"iteration {runner.iter}, and nothing proves what it began with"
-                )
+            self.receipt = _of_its_beginning(path, runner.iter, expected_of(self._backbone).fingerprint)
             return
         order = loaded_order(runner.train_dataloader.dataset, self._keep_order)
         self.receipt = openmmlab_receipt(runner.model, self._backbone, loaded_order=order)
         if is_main_process():
             self.receipt.write(path)
+
+
+def _of_its_beginning(path: Path, iteration: int, fingerprint: str) -> Receipt:
+    if not path.is_file():
+        raise CheckFailed(
+            f"receipt: {path}: expected the receipt of this run's beginning, found none: it goes on from "
+            f"iteration {iteration}, and nothing proves what it began with"
+        )
+    try:
+        found = Receipt.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise CheckFailed(f"receipt: {path}: expected a receipt, found another or damaged file") from None
+    if found.backbone != fingerprint:
+        raise CheckFailed(
+            f"receipt: {path}: expected a run that began with the backbone {fingerprint[:12]}, found one that began "
+            f"with {found.backbone[:12]}"
+        )
+    return found
 
 
 _KEEP_ORDER = {
@@ -66,7 +81,6 @@ _KEEP_ORDER = {
     "PackInputs",
     "PackSegInputs",
     "Pad",
-    "PhotoMetricDistortion",
     "RandomChoiceResize",
     "RandomCrop",
     "RandomFlip",
@@ -75,7 +89,15 @@ _KEEP_ORDER = {
     "Resize",
     "ResizeEdge",
 }
-"""Steps of OpenMMLab's pipelines that change no order of channels and no scale."""
+"""OpenMMLab's steps that change no order of channels and no scale; so does mmseg's PhotoMetricDistortion, whereas
+mmdet's shuffles the channels at random."""
+
+
+def _keeps_order(step: Any) -> bool:
+    package, name = type(step).__module__.partition(".")[0], type(step).__name__
+    if name == "PhotoMetricDistortion":
+        return package == "mmseg"
+    return name in _KEEP_ORDER and package in ("mmcv", "mmdet", "mmpretrain", "mmseg")
 
 
 def loaded_order(dataset: Any, keep_order: Sequence[str] = ()) -> Literal["BGR"]:
@@ -91,7 +113,8 @@ def loaded_order(dataset: Any, keep_order: Sequence[str] = ()) -> Literal["BGR"]
         CheckFailed: for a reader or a step whose order is not known.
     """
     parts = [dataset.dataset] if hasattr(dataset, "dataset") else [*getattr(dataset, "datasets", ())]
-    steps = [*getattr(getattr(dataset, "pipeline", None), "transforms", ())]
+    pipeline = getattr(dataset, "pipeline", ())  # a Compose, or a list of what mixes several images
+    steps = [*getattr(pipeline, "transforms", pipeline)]
     if parts:
         for part in parts:
             loaded_order(part, keep_order)
@@ -103,7 +126,7 @@ def loaded_order(dataset: Any, keep_order: Sequence[str] = ()) -> Literal["BGR"]
             raise CheckFailed(
                 f"receipt: expected images loaded in colour by cv2 or pillow, which is BGR, found {reader!r}"
             )
-    unknown = [step for step in steps if type(step).__name__ not in {*_KEEP_ORDER, *keep_order}]
+    unknown = [step for step in steps if type(step).__name__ not in keep_order and not _keeps_order(step)]
     if unknown:
         raise CheckFailed(f"receipt: expected steps that keep the channel order, found {unknown[0]!r}")
     return "BGR"

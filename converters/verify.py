@@ -9,11 +9,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from converters import certificate, conversion, to_detectron2
+from converters import certificate, conversion, families, to_detectron2
 from converters.backbone import Backbone
 from converters.certificate import Certificate, WrittenFile
 from converters.conversion import Outputs
 from converters.errors import CheckFailed, UserError
+from converters.families import Reading
+from converters.families.matching import DECLARED
 from converters.hashing import sha256_of
 from converters.settings import Settings
 from converters.targets import TARGETS
@@ -35,7 +37,7 @@ def verify(path: Path, source: Path | None = None) -> Verification:
 
     Args:
         path: its weights, or its certificate.
-        source: the checkpoint that it was made from, to prove that too.
+        source: the checkpoint that it was made from, to read it again and prove that too.
 
     Raises:
         UserError: if the file or its certificate is absent.
@@ -43,6 +45,12 @@ def verify(path: Path, source: Path | None = None) -> Verification:
     """
     weights, papers = _names(path)
     paper = _undamaged(papers)
+    if weights.name != paper.weights.file:
+        # A fragment names its weights: under another name it would load something else, or nothing.
+        raise CheckFailed(
+            f"verify: {weights}: expected the name {paper.weights.file} under which it was written, found another; "
+            "rename all three files back, or convert anew"
+        )
     _same_bytes(weights, paper.weights, papers)
     if source is not None:
         _same_bytes(source, WrittenFile(file=paper.source.file, sha256=paper.source.sha256), papers)
@@ -57,6 +65,8 @@ def verify(path: Path, source: Path | None = None) -> Verification:
     ):
         if expected != found:
             raise CheckFailed(f"verify: {weights}: expected the certificate's {what} {expected}, found {found}")
+    if source is not None:
+        _same_source(source, backbone)
     with tempfile.TemporaryDirectory() as folder:
         fragment, notes = _fragment(paper, backbone, weights, papers, Path(folder))
         repeated = conversion.certify(backbone, paper.target, Outputs(weights, fragment, papers))
@@ -82,6 +92,26 @@ def _undamaged(papers: Path) -> Certificate:
         return certificate.read(papers)
     except UserError as error:
         raise CheckFailed(f"verify: {error}") from None
+
+
+def _same_source(source: Path, backbone: Backbone) -> None:
+    """Read the source as it was read for the conversion: it must give the same tensors."""
+    origin = backbone.origin
+    declared = origin.family == DECLARED
+    how = Reading(
+        family=None if declared else origin.family,
+        encoder=origin.encoder or None,
+        prefix=origin.prefix if declared else None,
+    )
+    try:
+        again = families.read(source, how)
+    except UserError as error:
+        raise CheckFailed(f"verify: {error}") from None
+    if again.fingerprint != backbone.fingerprint:
+        raise CheckFailed(
+            f"verify: {source}: expected the fingerprint {backbone.fingerprint[:12]} of the converted weights, found "
+            f"{again.fingerprint[:12]}"
+        )
 
 
 def _same_bytes(file: Path, written: WrittenFile, papers: Path) -> None:

@@ -66,6 +66,16 @@ def test_what_exists_fails_alone_unless_forced(
     assert families.read(out / "c0.safetensors").fingerprint == families.read(sources[0]).fingerprint
 
 
+def test_what_was_finished_before_a_failure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenMMLab builds no wide ResNet."""
+    words = ["convert", "random:wide_resnet50_2:1", "absent.pth", "--to", "backbone", "--to", "mmseg"]
+    assert main([*words, "-o", f"{tmp_path}/"]) == 1
+    shown = capsys.readouterr()
+    assert f"{tmp_path}/random-wide_resnet50_2-1.safetensors  backbone  " in shown.out
+    assert "0 of 2 converted, 2 failed" in shown.out
+    assert "moco-transfer: random:wide_resnet50_2:1: " in shown.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -122,10 +122,21 @@ def test_the_documented_hook_proves_a_run_and_leaves_its_receipt(
     before = (tmp_path / "run" / "receipt.json").read_bytes()
     resumed.train()
     assert (resumed.iter, (tmp_path / "run" / "receipt.json").read_bytes()) == (2, before)
-    (tmp_path / "run" / "receipt.json").unlink()
-    longer.train_cfg.max_iters, longer.experiment_name = 3, longer.experiment_name + "_3"
-    with pytest.raises(CheckFailed, match="expected the receipt of this run's beginning, found none"):
-        Runner.from_cfg(longer).train()
+    longer.train_cfg.max_iters = 3
+    other = paper.model_copy(update={"backbone": "0" * 64}).model_dump_json()
+    for number, (content, message) in enumerate(
+        (
+            (None, "expected the receipt of this run's beginning, found none"),
+            ("", "expected a receipt, found another or damaged file"),
+            (other, "expected a run that began with the backbone .*, found one that began with 000000000000"),
+        )
+    ):
+        (tmp_path / "run" / "receipt.json").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "run" / "receipt.json").write_text(content)
+        longer.experiment_name += f"_{number}"
+        with pytest.raises(CheckFailed, match=message):
+            Runner.from_cfg(longer).train()
 
 
 @pytest.mark.usefixtures("scope")
@@ -149,7 +160,7 @@ def test_the_hook_stops_a_run_that_would_train_from_random_weights(
 
 
 def test_the_hook_refuses_a_pipeline_whose_order_it_does_not_know() -> None:
-    from mmcv.transforms import LoadImageFromFile
+    from mmcv.transforms import LoadImageFromFile, Normalize
 
     from converters.receipt_hook import loaded_order
 
@@ -160,6 +171,12 @@ def test_the_hook_refuses_a_pipeline_whose_order_it_does_not_know() -> None:
         return SimpleNamespace(pipeline=SimpleNamespace(transforms=list(steps)))
 
     assert loaded_order(dataset(LoadImageFromFile(), Mine()), ["Mine"]) == "BGR"
+    mixed = SimpleNamespace(dataset=dataset(LoadImageFromFile()), pipeline=[Normalize([0.0] * 3, [1.0] * 3)])
+    with pytest.raises(CheckFailed, match="found Normalize"):
+        loaded_order(mixed)
+    resize = type("Resize", (), {"__module__": "mine"})()
+    with pytest.raises(CheckFailed, match=r"found .*mine\.Resize"):
+        loaded_order(dataset(LoadImageFromFile(), resize))
     assert loaded_order(SimpleNamespace(datasets=[dataset(LoadImageFromFile())] * 2)) == "BGR"
     with pytest.raises(CheckFailed, match=r"expected steps that keep the channel order, found .*Mine"):
         loaded_order(SimpleNamespace(dataset=dataset(LoadImageFromFile(), Mine())))

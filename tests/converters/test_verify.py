@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import pytest
 from converters import certificate, conversion, verify
 from converters.certificate import Certificate, Target
 from converters.errors import CheckFailed, UserError
-from converters.families import read
+from converters.families import Reading, random_backbone, read
 from converters.hashing import sha256_of
 from tests import checkpoints
 from transfer.__main__ import main
@@ -133,6 +134,31 @@ def test_a_certificate_that_tells_something_else_is_found(files: Path) -> None:
         with pytest.raises(CheckFailed, match=message):
             verify.verify(files / "b.pkl")
         paper.write(papers)
+
+
+def test_weights_that_their_source_does_not_hold_are_found(files: Path) -> None:
+    """A forger can name any source, but that source gives other tensors."""
+    backbone = read(files / "b.safetensors")
+    other = random_backbone("resnet18", 5)
+    forged = dataclasses.replace(other, origin=backbone.origin)
+    conversion.convert(forged, "backbone", files / "forged.safetensors")
+    assert verify.verify(files / "forged.safetensors").repeated.verdict == "read back"
+    with pytest.raises(CheckFailed, match=r"c\.pth\.tar: expected the fingerprint .* of the converted weights"):
+        verify.verify(files / "forged.safetensors", files / "c.pth.tar")
+
+
+def test_the_source_is_read_as_it_was(tmp_path: Path) -> None:
+    source = checkpoints.write(tmp_path / "c.pth.tar", checkpoints.moco())
+    for name, how in (("k", Reading(encoder="k")), ("p", Reading(prefix="module.encoder_k."))):
+        conversion.convert(read(source, how), "backbone", tmp_path / f"{name}.safetensors")
+        assert verify.verify(tmp_path / f"{name}.safetensors", source).notes == ()
+
+
+def test_a_renamed_conversion_is_refused_because_its_fragment_names_other_weights(files: Path) -> None:
+    for suffix in (".pkl", ".yaml", ".pkl.certificate.json"):
+        (files / f"b{suffix}").rename(files / f"new{suffix}")
+    with pytest.raises(CheckFailed, match=r"new\.pkl: expected the name b\.pkl under which it was written"):
+        verify.verify(files / "new.pkl")
 
 
 def test_the_head_of_a_fragment_does_not_matter(files: Path) -> None:
