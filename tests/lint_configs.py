@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from converters.lint import Finding, Report
 from converters.metadata import BackboneMetadata, Origin, Preprocess
 
 MOCO = BackboneMetadata(
@@ -56,7 +57,9 @@ model = dict(
     backbone=dict(
         type='ResNet', depth=50, num_stages=4, out_indices=(0, 1, 2, 3), dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1),
         norm_cfg=norm_cfg, norm_eval=False, frozen_stages=-1, style='pytorch', contract_dilation=True,
-        init_cfg=dict(type='Pretrained', checkpoint='https://example.org/moco_v2_200ep_pretrain.pth.tar')),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='https://example.org/moco_v2_200ep_pretrain.pth.tar',
+            prefix='module.encoder_q.')),
     decode_head=dict(
         type='FCNHead', in_channels=2048, in_index=3, channels=512, num_convs=2, num_classes=19, norm_cfg=norm_cfg,
         align_corners=True),
@@ -89,7 +92,9 @@ model = dict(
     backbone=dict(
         type='ResNet', depth=50, num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_cfg=norm_cfg,
         norm_eval=False, style='pytorch',
-        init_cfg=dict(type='Pretrained', checkpoint='https://example.org/moco_v2_200ep_pretrain.pth.tar')),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='https://example.org/moco_v2_200ep_pretrain.pth.tar',
+            prefix='module.encoder_q.')),
     neck=dict(
         type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, num_outs=5, norm_cfg=norm_cfg),
     roi_head=dict(
@@ -142,3 +147,8 @@ def python_config(folder: Path, text: str, *lines: str, name: str = "config_4xb2
     path = folder / name
     path.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def but_remote(report: Report) -> list[Finding]:
+    """The findings but for that of the remote file, which the configurations of this module name as weights."""
+    return [finding for finding in report.findings if finding.rule != "weights-remote"]

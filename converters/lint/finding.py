@@ -123,7 +123,7 @@ class Findings:
         """
         changes = changes or {}
         if fix is None:
-            fix = "; ".join(f"set {dotted(place)} to {shown(value)}" for place, value in changes.items())
+            fix = "; ".join(f"set {shown(Text(dotted(place)))} to {shown(v)}" for place, v in changes.items())
         assert fix, f"{rule} says how it is cured"
         self.found.append(
             Finding(
@@ -140,6 +140,7 @@ class Findings:
 
     def note(self, text: str) -> None:
         """Add a note, once."""
+        text = printable(text)
         if text not in self.notes:
             self.notes.append(text)
 
@@ -152,6 +153,15 @@ class Text(str):
 
 def shown(value: object) -> str:
     """A value, or words, in a line's space."""
-    text = str(value) if isinstance(value, Text) else repr(value)
-    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)  # a terminal would obey some
+    if isinstance(value, Text):
+        return printable(value)
+    try:
+        return printable(repr(value))
+    except (ValueError, RecursionError):  # Python shows no whole number of more than 4300 digits
+        return f"a {type(value).__name__} too large to show"
+
+
+def printable(text: str) -> str:
+    """Words without the characters that a terminal would obey, in a line's space."""
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:1000])
     return text if len(text) <= 160 else text[:157] + "..."

@@ -15,6 +15,7 @@ from converters.errors import UserError
 from converters.lint import openmmlab_config
 from converters.lint.finding import Path as KeyPath
 from converters.lint.finding import Report
+from converters.lint.limits import read_text
 from converters.lint.rules import RULES
 
 _MISSING = object()
@@ -100,7 +101,7 @@ def _python(config: Path, changes: dict[KeyPath, Any], rules: dict[KeyPath, str]
     for path, value in changes.items():
         new = _with(new, path, value)
     head = f"# {config.name}, corrected by moco-transfer lint.\n"
-    new_style = openmmlab_config.is_new_style(ast.parse(config.read_text(encoding="utf-8")))
+    new_style = openmmlab_config.is_new_style(ast.parse(read_text(config)))
     if new_style:
         if not config.stem.isidentifier():
             raise UserError(

@@ -7,28 +7,28 @@ from typing import Any
 
 from converters.fragment import on_byte_scale
 from converters.lint.finding import Findings, Path, Text
-from converters.metadata import BackboneMetadata
+from converters.lint.values import number, sequence
+from converters.metadata import BackboneMetadata, Preprocess
+from converters.receipt import same_input
 
-_TOLERANCE = 0.05
-"""On the scale 0-255: published means and stds differ by less in their last digit."""
+_ROUNDED = 0.5
+"""On the scale 0-255: numbers that differ by less are meant to be the same."""
 
 
 def numbers(value: object) -> list[float] | None:
     """Three numbers, or one three times; None for anything else."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return [float(value)] * 3
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        values = list(value)
-        if len(values) == 1:
-            values *= 3
-        if len(values) == 3 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-            return [float(v) for v in values]
-    return None
+    values = sequence(value) or (value,)
+    found = [number(one) for one in (values * 3 if len(values) == 1 else values)]
+    return [float(one) for one in found if one is not None] if len(found) == 3 and None not in found else None
 
 
 def close(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Equal but for rounding."""
-    return all(abs(a - b) <= _TOLERANCE for a, b in zip(one, other, strict=True))
+    """Whether the receipt would take one for the other, on the scale 0-255."""
+
+    def as_input(values: Sequence[float]) -> Preprocess:
+        return Preprocess(mean=(values[0], values[1], values[2]), std=(1.0, 1.0, 1.0), value_range=(0.0, 255.0))
+
+    return same_input(as_input(one), as_input(other))
 
 
 def check_normalisation(
@@ -63,13 +63,23 @@ def _reason(rule: str, found: list[float] | None, expected: list[float], metadat
     """Why these numbers look as they do, where that can be told."""
     if found is None:
         return None
+    folded = _folded(found, expected) if rule == "std" else None
+    if folded is not None:
+        return folded
     if close(found, expected[::-1]):
         order = metadata.preprocess.channel_order
         return f"these are the right numbers in the wrong order: the backbone's channels are {order}"
     if close([value * 255 for value in found], expected):
         return "these are the right numbers on the scale 0-1; the framework's images have values from 0 to 255"
-    if rule == "std" and close(found, [1, 1, 1]):
+    if all(abs(a - b) < _ROUNDED for a, b in zip(found, expected, strict=True)):
+        return "these are the right numbers, rounded so far that the receipt would refuse them when training starts"
+    return None
+
+
+def _folded(found: list[float], expected: list[float]) -> str | None:
+    """Why, where either std is 1."""
+    if close(found, [1, 1, 1]):
         return "std 1 belongs to weights that have it folded into their first convolution, as MSRA's R-50.pkl has"
-    if rule == "std" and close(expected, [1, 1, 1]):
+    if close(expected, [1, 1, 1]):
         return "these weights have the std folded into their first convolution: dividing by it once more is too much"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from converters.errors import UserError
@@ -17,28 +18,40 @@ NESTING = 64
 """Of values within values."""
 TEXT = 100_000
 """Characters of one string."""
+INT_BITS = 512
+"""Of one whole number."""
 
 
 def read_text(path: Path) -> str:
     """The text of a configuration.
 
     Raises:
-        UserError: if there is none, it is too large, or no UTF-8.
+        UserError: if there is none, it is no regular file, is too large, or no UTF-8.
     """
     try:
-        if path.is_file() and path.stat().st_size > FILE_BYTES:
-            raise UserError(
-                expected=f"a configuration of at most {FILE_BYTES} bytes",
-                found=f"{path.stat().st_size} bytes",
-                where=path,
-            )
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(expected="a configuration file", found="a folder", where=path, cure="check the path")
+        if not stat.S_ISREG(mode):  # a device never ends, and a pipe waits for ever
+            raise UserError(expected="a regular file", found="a device, pipe or socket", where=path)
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES + 1)  # whatever its size is said to be: /proc says 0
+        if len(content) > FILE_BYTES:
+            raise UserError(expected=f"a configuration of at most {FILE_BYTES} bytes", found="more", where=path)
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(expected="a configuration file", found="none", where=path, cure="check the path") from None
     except UnicodeDecodeError:
         raise UserError(expected="a configuration in UTF-8", found="other bytes", where=path) from None
     except (OSError, ValueError) as error:
-        raise UserError(expected="a readable file", found=str(error), where=path) from None
+        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(expected="a readable file", found=found, where=shortened(path)) from None
+
+
+def shortened(path: Path) -> str:
+    """A path for a message: a stranger's may have any length."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 class Chain:
@@ -54,7 +67,10 @@ class Chain:
         Raises:
             UserError: for a circle, or too many files.
         """
-        resolved = path.resolve()
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # links that lead to each other, a name with a null
+            raise UserError(expected="the path of a file", found=str(error)[:200], where=shortened(path)) from None
         if resolved in self._open:
             raise UserError(
                 expected="a chain of bases that ends",

@@ -1,32 +1,16 @@
-"""The rules for the model of an OpenMMLab configuration: its input and its network."""
+"""The rules for an OpenMMLab configuration, and among them those for its input."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from converters import to_openmmlab
-from converters.architectures import ARCHITECTURES, Architecture
-from converters.errors import UserError
-from converters.lint import openmmlab_norm, openmmlab_training, openmmlab_weights
-from converters.lint.finding import Findings, Text
+from converters.lint import openmmlab_network, openmmlab_norm, openmmlab_training, openmmlab_weights
+from converters.lint.finding import Findings, Text, shown
 from converters.lint.finding import Path as KeyPath
 from converters.lint.input_rules import check_normalisation, close, numbers
-from converters.lint.openmmlab_view import (
-    BACKBONE,
-    SHARED_HEAD,
-    OpenMMLabConfig,
-    at,
-    framework_of,
-    kind,
-    listed,
-    mapping,
-)
+from converters.lint.openmmlab_view import OpenMMLabConfig, framework_of, kind, listed, mapping
 from converters.metadata import BackboneMetadata
-
-_DEEP_STEMS = ("ResNetV1c", "ResNetV1d")
-_DEFAULTS = {"groups": 1, "base_width": 4, "width_per_group": 4, "stem_channels": 64, "base_channels": 64}
-"""Of the ResNet and ResNeXt classes of mmseg 1.x, mmdet 3.x and mmpretrain 1.x."""
 
 
 def check(
@@ -47,7 +31,7 @@ def check(
     cfg = OpenMMLabConfig(values, path, framework_of(values, path), gpus)
     findings = Findings()
     _check_input(findings, cfg, metadata)
-    _check_network(findings, cfg, metadata)
+    openmmlab_network.check(findings, cfg, metadata)
     openmmlab_norm.check(findings, cfg)
     openmmlab_weights.check(findings, cfg, metadata, source)
     openmmlab_training.check(findings, cfg)
@@ -114,7 +98,7 @@ def _check_second_preprocessor(findings: Findings, cfg: OpenMMLabConfig, swap: s
         "preprocessors-differ",
         ("data_preprocessor", keys[0]),
         top[keys[0]],
-        Text(f"{own[keys[0]]!r}, as in model.data_preprocessor"),
+        Text(f"{shown(own[keys[0]])}, as in model.data_preprocessor"),
         fix="write the right values into model.data_preprocessor",
         changes=changes,
         severity="warning",
@@ -134,96 +118,3 @@ def _normalize_steps(cfg: OpenMMLabConfig) -> list[KeyPath]:
         for path, step in listed(cfg.values, (name,))
         if kind(step) == "Normalize"
     ]
-
-
-def _check_network(findings: Findings, cfg: OpenMMLabConfig, metadata: BackboneMetadata) -> None:
-    arch = ARCHITECTURES[metadata.arch]
-    backbone = mapping(cfg.values, BACKBONE)
-    try:
-        right = to_openmmlab.resnet(arch, cfg.framework)
-    except UserError as error:
-        findings.add(
-            "arch",
-            (*BACKBONE, "type"),
-            kind(backbone),
-            Text(f"a class for {arch.name}"),
-            why=error.found,
-            fix=error.cure or "use detectron2",
-        )
-        return
-    _check_type(findings, backbone, right["type"])
-    for key, expected in right.items():
-        if key != "type" and backbone.get(key, _DEFAULTS.get(key)) != expected:
-            path = (*BACKBONE, key)
-            findings.add("arch", path, backbone.get(key, Text("not set")), expected, changes={path: expected})
-    for key, plain in _DEFAULTS.items():
-        if key in backbone and key not in right and backbone[key] != plain:
-            path = (*BACKBONE, key)
-            findings.add("arch", path, backbone[key], plain, changes={path: plain})
-    _check_channels(findings, cfg, arch)
-    style = "caffe" if metadata.stride_in_1x1 else "pytorch"
-    for place in (BACKBONE, SHARED_HEAD):
-        part = mapping(cfg.values, place)
-        path = (*place, "style")
-        if part and arch.bottleneck and part.get("style", "pytorch") != style:
-            findings.add("stride-position", path, part.get("style", "pytorch"), style, changes={path: style})
-        path = (*place, "depth")
-        if place == SHARED_HEAD and part and part.get("depth") != arch.depth:
-            findings.add("arch", path, part.get("depth"), arch.depth, changes={path: arch.depth})
-    frozen = backbone.get("frozen_stages", -1)
-    if cfg.framework == "mmpretrain" and frozen == len(arch.blocks):
-        findings.note("every stage is frozen: a linear probe")
-    elif frozen != -1:
-        path = (*BACKBONE, "frozen_stages")
-        findings.add("frozen-stages", path, frozen, -1, changes={path: -1})
-    if kind(mapping(cfg.values, SHARED_HEAD)) == "ResLayer":
-        findings.add(
-            "extra-norm",
-            (*SHARED_HEAD, "type"),
-            "ResLayer",
-            "ResLayerExtraNorm",
-            fix="mmdet has no such layer: take MMSelfSup's (models/utils/res_layer_extra_norm.py) by custom_imports",
-        )
-
-
-def _check_type(findings: Findings, backbone: dict[str, Any], right: str) -> None:
-    path = (*BACKBONE, "type")
-    changes: dict[KeyPath, Any] = {path: right} if kind(backbone) != right else {}
-    for key in ("deep_stem", "avg_down"):
-        if backbone.get(key):
-            changes[*BACKBONE, key] = False
-    if kind(backbone) in _DEEP_STEMS or backbone.get("deep_stem"):
-        findings.add("deep-stem", next(iter(changes)), Text(_words(backbone)), right, changes=changes)
-    elif kind(backbone) in ("ResNet", "ResNeXt"):
-        if changes:
-            findings.add("arch", next(iter(changes)), Text(_words(backbone)), right, changes=changes)
-    else:
-        fix = f"begin from a configuration whose backbone is a {right}"
-        findings.add("arch", path, kind(backbone), right, fix=fix)
-
-
-def _words(backbone: dict[str, Any]) -> str:
-    return kind(backbone) + "".join(f" with {key}" for key in ("deep_stem", "avg_down") if backbone.get(key))
-
-
-def _check_channels(findings: Findings, cfg: OpenMMLabConfig, arch: Architecture) -> None:
-    """What the parts behind the backbone expect of it."""
-    stages = mapping(cfg.values, BACKBONE).get("out_indices", (0, 1, 2, 3) if cfg.framework != "mmpretrain" else (3,))
-    if not isinstance(stages, (list, tuple)) or not all(stage in range(4) for stage in stages):
-        return
-    widths = [arch.stage_widths[stage] for stage in stages]
-    readers = [("model", "neck")] if at(cfg.values, ("model", "neck")) else [("model", "decode_head")]
-    readers.append(("model", "auxiliary_head"))
-    for reader in readers:
-        for place, part in listed(cfg.values, reader):
-            has = part.get("in_channels")
-            index = part.get("in_index", -1)
-            right: int | list[int] | None = None
-            if isinstance(has, (list, tuple)):
-                indices = index if isinstance(index, (list, tuple)) else range(len(widths))
-                right = [widths[i] for i in indices if isinstance(i, int) and -len(widths) <= i < len(widths)]
-            elif isinstance(has, int) and isinstance(index, int) and -len(widths) <= index < len(widths):
-                right = widths[index]
-            if right is not None and (list(has) if isinstance(has, (list, tuple)) else has) != right:
-                path = (*place, "in_channels")
-                findings.add("arch", path, has, right, changes={path: right})

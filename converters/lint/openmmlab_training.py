@@ -10,6 +10,7 @@ from converters.lint.finding import Findings, Text
 from converters.lint.finding import Path as KeyPath
 from converters.lint.openmmlab_view import BACKBONE, OpenMMLabConfig, at, kind, listed, mapping
 from converters.lint.published import DataSet, Schedule
+from converters.lint.values import count, number, sequence
 
 _HEADS: dict[str, tuple[KeyPath, ...]] = {
     "mmseg": (("model", "decode_head"), ("model", "auxiliary_head")),
@@ -109,7 +110,7 @@ def _identity(data: dict[str, Any]) -> tuple[str, ...] | None:
 
 def _reading(data: dict[str, Any]) -> str | None:
     """How a pipeline makes numbers of a file, in the steps that can differ; None where it loads no image."""
-    pipeline = [step for step in data.get("pipeline") or () if isinstance(step, dict)]
+    pipeline = [step for step in sequence(data.get("pipeline")) if isinstance(step, dict)]
     load = next((step for step in pipeline if kind(step).startswith("LoadImage")), None)
     if load is None:
         return None
@@ -123,8 +124,7 @@ def _flat(pipeline: list[Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for step in pipeline:
         if isinstance(step, dict):
-            within = step.get("transforms")
-            found += [step, *_flat(list(within) if isinstance(within, (list, tuple)) else [])]
+            found += [step, *_flat(list(sequence(step.get("transforms"))))]
     return found
 
 
@@ -134,7 +134,7 @@ def _check_dense(findings: Findings, cfg: OpenMMLabConfig) -> None:
         return
     backbone = mapping(cfg.values, BACKBONE)
     path: KeyPath = (*BACKBONE, "contract_dilation")
-    if tuple(backbone.get("dilations") or ()) == (1, 1, 2, 4) and not backbone.get("contract_dilation"):
+    if sequence(backbone.get("dilations")) == (1, 1, 2, 4) and not backbone.get("contract_dilation"):
         has = backbone.get("contract_dilation", False)
         findings.add("contract-dilation", path, has, True, changes={path: True}, severity="warning")
     crop = at(cfg.values, ("model", "data_preprocessor", "size"), at(cfg.values, ("crop_size",)))
@@ -153,8 +153,7 @@ def _schedulers(cfg: OpenMMLabConfig) -> list[tuple[KeyPath, dict[str, Any]]]:
 
 
 def _total(cfg: OpenMMLabConfig, *, by_epoch: bool) -> int | None:
-    found = at(cfg.values, ("train_cfg", "max_epochs" if by_epoch else "max_iters"))
-    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+    return count(at(cfg.values, ("train_cfg", "max_epochs" if by_epoch else "max_iters")))
 
 
 def _check_end(findings: Findings, cfg: OpenMMLabConfig) -> None:
@@ -164,8 +163,8 @@ def _check_end(findings: Findings, cfg: OpenMMLabConfig) -> None:
         if total is None or kind(scheduler) in _WARMUPS:
             continue
         end = scheduler.get("end")
-        milestones = [step for step in scheduler.get("milestones") or () if isinstance(step, int)]
-        last = end if isinstance(end, int) else max(milestones, default=0) + 1
+        milestones = [step for step in map(count, sequence(scheduler.get("milestones"))) if step is not None]
+        last = count(end) or max(milestones, default=0) + 1
         if max(last, max(milestones, default=-1) + 1) > total:
             place: KeyPath = ("train_cfg", "max_epochs" if by_epoch else "max_iters")
             findings.add(
@@ -191,8 +190,12 @@ def _schedules(cfg: OpenMMLabConfig, data: DataSet | None) -> tuple[Schedule, ..
 def _check_rate(findings: Findings, cfg: OpenMMLabConfig, known: tuple[Schedule, ...]) -> None:
     path: KeyPath = ("optim_wrapper", "optimizer")
     optimizer = mapping(cfg.values, path)
-    rate = optimizer.get("lr")
-    if kind(optimizer) != "SGD" or not isinstance(rate, (int, float)) or not known:
+    rate = number(optimizer.get("lr"))
+    if kind(optimizer) != "SGD" or "lr" not in optimizer or not known:
+        return
+    if rate is None:
+        expected = Text("a number")
+        findings.add("learning-rate", (*path, "lr"), optimizer["lr"], expected, fix="write the protocol's")
         return
     if at(cfg.values, ("auto_scale_lr", "enable")):
         findings.note("auto_scale_lr is on: the learning rate is scaled when training starts, and was not checked")
@@ -223,7 +226,7 @@ def _check_length(findings: Findings, cfg: OpenMMLabConfig, data: DataSet | None
     if iterations is None or cfg.batch is None or data is None or not known:
         return
     stepwise = next(((path, s) for path, s in _schedulers(cfg) if kind(s) == "MultiStepLR"), None)
-    steps = tuple(stepwise[1].get("milestones") or ()) if stepwise else ()
+    steps = sequence(stepwise[1].get("milestones")) if stepwise else ()
     place: KeyPath = (*stepwise[0], "milestones") if stepwise else ("param_scheduler",)
     length = lengths.Length(iterations, steps, cfg.batch)
     lengths.check_length(findings, data.name, known, length, (("train_cfg", "max_iters"), place))

@@ -10,6 +10,7 @@ from typing import Any
 
 from converters.errors import UserError
 from converters.lint.finding import Path as KeyPath
+from converters.lint.values import count
 from converters.to_openmmlab import Framework
 
 BACKBONE: KeyPath = ("model", "backbone")
@@ -59,7 +60,8 @@ def walk(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, An
     if isinstance(value, dict):
         yield path, value
         for key, inner in value.items():
-            yield from walk(inner, (*path, key))
+            if isinstance(key, str):  # another names no part of a model
+                yield from walk(inner, (*path, key))
     elif isinstance(value, (list, tuple)):
         for place, inner in enumerate(value):
             yield from walk(inner, (*path, place))
@@ -115,22 +117,19 @@ class OpenMMLabConfig:
     @property
     def images(self) -> int | None:
         """In a batch on one device."""
-        found = at(self.values, ("train_dataloader", "batch_size"), at(self.values, ("data", "samples_per_gpu")))
-        return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+        return count(at(self.values, ("train_dataloader", "batch_size"), at(self.values, ("data", "samples_per_gpu"))))
 
     @property
     def batch(self) -> int | None:
         """Images an optimizer step over all devices; None where the number of devices is known from nowhere."""
         if self.images is None:
             return None
-        steps = at(self.values, ("optim_wrapper", "accumulative_counts"), 1)
-        steps = steps if isinstance(steps, int) and steps > 0 else 1
+        steps = count(at(self.values, ("optim_wrapper", "accumulative_counts"), 1)) or 1
         if self.gpus is not None:
-            return self.images * max(self.gpus, 1) * steps
+            return count(self.images * max(self.gpus, 1) * steps)
         if match := _IN_NAME.search(self.path.name):
-            return self.images * int(match.group(1)) * steps
-        meant = at(self.values, ("auto_scale_lr", "base_batch_size"))
-        return meant if isinstance(meant, int) else None
+            return count(self.images * int(match.group(1)) * steps)
+        return count(at(self.values, ("auto_scale_lr", "base_batch_size")))
 
     def data_sets(self, which: str) -> list[dict[str, Any]]:
         """The data sets below the wrappers of a loader (`train`, `val`, `test`), or of 0.x's `data`."""

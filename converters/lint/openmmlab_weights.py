@@ -8,13 +8,14 @@ from typing import Any
 
 from converters import to_openmmlab
 from converters.lint import weights
-from converters.lint.finding import Findings, Text
+from converters.lint.finding import Findings, Text, shown
 from converters.lint.finding import Path as KeyPath
-from converters.lint.openmmlab_view import BACKBONE, SHARED_HEAD, OpenMMLabConfig, at, kind, mapping
-from converters.metadata import BackboneMetadata
+from converters.lint.openmmlab_view import BACKBONE, SHARED_HEAD, OpenMMLabConfig, at, kind, listed, mapping
+from converters.metadata import BackboneMetadata, Origin
 
 _INIT: KeyPath = (*BACKBONE, "init_cfg")
 _CONVERT = "make the file with: moco-transfer convert BACKBONE --to {} -o NAME.pth, and name it in init_cfg"
+_DOWNLOAD = "download it, and name the copy in init_cfg"
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class _Case:
     wanted: dict[str, Any] | None
     """The init_cfg that would load the backbone's own file; None where mmengine cannot read that."""
 
-    def add(self, rule: str, found: object, expected: object) -> None:
-        """Add a finding about init_cfg that the wanted one cures."""
+    def add(self, rule: str, found: object, expected: object, fix: str = _CONVERT) -> None:
+        """Add a finding about init_cfg that the wanted one cures, or else the user."""
         changes: dict[KeyPath, Any] = {} if self.wanted is None else {_INIT: self.wanted}
-        fix = None if changes else _CONVERT.format(self.cfg.framework)
-        self.findings.add(rule, _INIT, found, expected, fix=fix, changes=changes)
+        fix = "" if changes else fix.format(self.cfg.framework)
+        self.findings.add(rule, _INIT, found, expected, fix=fix or None, changes=changes)
 
 
 def check(findings: Findings, cfg: OpenMMLabConfig, metadata: BackboneMetadata, source: Path | None) -> None:
@@ -39,8 +40,7 @@ def check(findings: Findings, cfg: OpenMMLabConfig, metadata: BackboneMetadata, 
     wanted = _init_cfg(source, metadata)
     case = _Case(findings, cfg, metadata, wanted)
     named = [path for path in (("model", "pretrained"), (*BACKBONE, "pretrained")) if at(cfg.values, path)]
-    init = at(cfg.values, _INIT)
-    given = init if isinstance(init, dict) and kind(init) == "Pretrained" else None
+    place, given = _pretrained(cfg, _INIT)
     final = given
     if named:
         final = _check_pretrained(case, named, given)
@@ -48,15 +48,22 @@ def check(findings: Findings, cfg: OpenMMLabConfig, metadata: BackboneMetadata, 
         if metadata.origin.family == "random":
             findings.note("no init_cfg: random weights, as the backbone has, but drawn anew")
         else:
+            init = at(cfg.values, _INIT)
             found = Text("not set") if init is None else init
             case.add("weights-absent", found, Text("init_cfg=dict(type='Pretrained', ...)"))
             final = wanted
     if given is not None:
-        final = _check_init(case, given)
+        final = _check_init(case, given, place)
     _check_shared_head(findings, cfg, given, final)
     if at(cfg.values, ("load_from",)):
         path: KeyPath = ("load_from",)
         findings.add("load-from", path, at(cfg.values, path), None, changes={path: None})
+
+
+def _pretrained(cfg: OpenMMLabConfig, path: KeyPath) -> tuple[KeyPath, dict[str, Any] | None]:
+    """The init_cfg that loads a file, and where it stands: alone or in a list, whose last one mmengine loads last."""
+    found = [pair for pair in listed(cfg.values, path) if kind(pair[1]) in ("Pretrained", "PretrainedInit")]
+    return found[-1] if found else (path, None)
 
 
 def _init_cfg(source: Path | None, metadata: BackboneMetadata) -> dict[str, Any] | None:
@@ -89,7 +96,9 @@ def _check_pretrained(case: _Case, named: list[KeyPath], given: dict[str, Any] |
             changes[_INIT] = case.wanted
     fix = "remove it"
     if given is None:
-        fix += f", and name the backbone's weights in init_cfg{'' if case.wanted is None else f': {case.wanted}'}"
+        fix += (
+            f", and name the backbone's weights in init_cfg{'' if case.wanted is None else f': {shown(case.wanted)}'}"
+        )
     case.findings.add(
         "pretrained",
         named[0],
@@ -104,7 +113,7 @@ def _check_pretrained(case: _Case, named: list[KeyPath], given: dict[str, Any] |
     return given or case.wanted
 
 
-def _check_init(case: _Case, given: dict[str, Any]) -> dict[str, Any] | None:
+def _check_init(case: _Case, given: dict[str, Any], place: KeyPath) -> dict[str, Any] | None:
     """The file of an init_cfg. Returns the init_cfg that is right as far as known."""
     file = weights.look_at(str(given.get("checkpoint")), case.cfg.path, case.metadata)
     right = Text(f"the backbone's weights, {case.metadata.fingerprint[:12]}")
@@ -116,25 +125,33 @@ def _check_init(case: _Case, given: dict[str, Any]) -> dict[str, Any] | None:
         case.add("weights-absent", Text(file.about), right)
         origin = case.metadata.origin
         if Path(str(given.get("checkpoint"))).name == origin.file and not case.wanted:
-            return _check_prefix(case.findings, given, origin.prefix)
+            return _check_prefix(case, given, place, origin.prefix)
         return case.wanted
-    if file.kind and not file.suits_mmengine:
-        container = file.origin.container if file.origin is not None else ""
-        place = f", whose names lie under {container!r}" if container not in ("", "state_dict") else ""
-        case.add(
-            "weights-names",
-            Text(f"{given['checkpoint']!r}, a file of the kind {file.kind}{place}"),
-            Text(f"a {to_openmmlab.SUFFIX} with plain names"),
-        )
+    namesake = file.state == "remote" and file.origin is not None
+    if namesake:
+        case.add("weights-remote", Text(file.about), right, fix=_DOWNLOAD)
+    if (file.kind or namesake) and not file.suits_mmengine:
+        _add_names(case, given, file.kind or "checkpoint", file.origin)
         return case.wanted
-    if file.state != "same":
+    if file.state != "same" and not namesake:
         case.add("weights-other", Text(file.about), right)
         return case.wanted
-    return _check_prefix(case.findings, given, file.prefix) if file.kind else given
+    return _check_prefix(case, given, place, file.prefix)
 
 
-def _check_prefix(findings: Findings, given: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _add_names(case: _Case, given: dict[str, Any], file_kind: str, origin: Origin | None) -> None:
+    container = origin.container if origin is not None else ""
+    under = f", whose names lie under {container!r}" if container not in ("", "state_dict") else ""
+    case.add(
+        "weights-names",
+        Text(f"{shown(given.get('checkpoint'))}, a file of the kind {file_kind}{under}"),
+        Text(f"a {to_openmmlab.SUFFIX} with plain names"),
+    )
+
+
+def _check_prefix(case: _Case, given: dict[str, Any], place: KeyPath, prefix: str) -> dict[str, Any]:
     """A raw checkpoint needs the prefix of its encoder; without one mmengine strips `module.` alone."""
+    findings = case.findings
     has = given.get("prefix")
     accepted: set[str | None] = {prefix} if prefix else set()
     if not _needed_prefix(prefix):
@@ -142,13 +159,20 @@ def _check_prefix(findings: Findings, given: dict[str, Any], prefix: str) -> dic
     normal = f"{str(has).removesuffix('.')}." if has else None
     if normal in accepted:
         return given
-    path = (*_INIT, "prefix")
-    if prefix:
-        findings.add("init-prefix", path, Text("not set") if has is None else has, prefix, changes={path: prefix})
-        return {**given, "prefix": prefix}
-    right = {key: value for key, value in given.items() if key != "prefix"}
-    findings.add("init-prefix", path, has, Text("none: the names are plain"), changes={_INIT: right})
-    return right
+    path = (*place, "prefix")
+    plain = {key: value for key, value in given.items() if key != "prefix"}
+    right = plain | ({"prefix": prefix} if prefix else {})
+    changes: dict[KeyPath, Any] = {path: prefix} if prefix else {place: right}
+    replaced = any(change.path == _INIT for finding in findings.found for change in finding.changes)
+    findings.add(
+        "init-prefix",
+        path,
+        Text("not set") if has is None else has,
+        prefix or Text("none: the names are plain"),
+        fix=f"name {shown(case.wanted)} instead" if replaced else None,
+        changes={} if replaced else changes,
+    )
+    return case.wanted if replaced and case.wanted is not None else right
 
 
 def _check_shared_head(
@@ -166,11 +190,11 @@ def _check_shared_head(
     if not head or head.get("pretrained"):
         return
     path: KeyPath = (*SHARED_HEAD, "init_cfg")
-    has, right = head.get("init_cfg"), final or given
-    keys = ("type", "checkpoint", "prefix")
-    if isinstance(has, dict) and right is not None and all(has.get(key) == right.get(key) for key in keys):
+    right = final or given
+    _, loaded = _pretrained(cfg, path)
+    if loaded and right is not None and all(loaded.get(key) == right.get(key) for key in ("checkpoint", "prefix")):
         return
     changes: dict[KeyPath, Any] = {} if final is None else {path: final}
-    found = Text("not set") if has is None else has
+    found = head.get("init_cfg", Text("not set"))
     fix = None if changes else "give it the init_cfg of the backbone"
     findings.add("shared-head-weights", path, found, Text("the init_cfg of the backbone"), fix=fix, changes=changes)

@@ -10,15 +10,18 @@ import ast
 import operator
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from converters.lint.base_dict import BaseDict, Imported
-from converters.lint.limits import NODES, TEXT, Budget
+from converters.lint.limits import INT_BITS, NODES, TEXT, Budget
 
-_INT_BITS = 512
 _WIDE = re.compile(r"\d{4,}|\*")
 """A width in a format that nobody needs."""
+_WIDTH = re.compile(r"\d{2}|:.*\{")
+"""A format that may have a width, or takes one from a value."""
+_WIDEST = 1000 + 310
+"""Characters: the largest width or precision that is allowed, and the digits of a float before its point."""
 
 
 class NotKnown(Exception):
@@ -103,7 +106,7 @@ def bounded(value: Any, budget: Budget) -> Any:
         Refused: if it is too large.
         UserError: if the budget is spent.
     """
-    if isinstance(value, int) and value.bit_length() > _INT_BITS:
+    if isinstance(value, int) and value.bit_length() > INT_BITS:
         raise Refused(f"a number of {value.bit_length()} bits")
     if isinstance(value, str):
         if len(value) > TEXT:
@@ -144,7 +147,32 @@ def binary(op: type[ast.operator], left: Any, right: Any, budget: Budget) -> Any
         walk(right, budget)
         if _WIDE.search(left):
             raise Refused("a format with a large width")
+        _check_format(left, "%", right.values() if isinstance(right, dict) else _each(right))
     return bounded(_BINARY[op](left, right), budget)
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_format(template: str, mark: str, values: Iterable[Any]) -> None:
+    """Refuse a format whose result could be long: every place may take the longest value, or be as wide as allowed."""
+    longest = max(map(_length, values), default=0)
+    places = template.count(mark)
+    width = _WIDEST if _WIDTH.search(template) else 0
+    if len(template) + places * max(longest, width) > TEXT:
+        raise Refused(f"a format of {places} places, with values of up to {longest} characters")
+
+
+def _length(value: Any) -> int:
+    """About as many characters as `str` gives; escapes within a list or dict can make up to ten of one."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return 4 + sum(8 + _length(key) + _length(inner) for key, inner in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return 8 + sum(4 + _length(inner) for inner in value)
+    return 180  # the longest whole number within the bits, and more than any other
 
 
 def compare(op: type[ast.cmpop], left: Any, right: Any, budget: Budget) -> bool:
@@ -198,6 +226,7 @@ def call_method(holder: Any, name: str, arguments: list[Any], named: dict[str, A
 
 def _call_on_text(holder: str, name: str, arguments: list[Any], named: dict[str, Any]) -> Any:
     if name == "format":
+        _check_format(holder, "{", [*arguments, *named.values()])
         return _PlainFormatter().vformat(holder, arguments, named)
     if name == "replace" and len(holder) * max(map(len, arguments[1:2]), default=1) > TEXT:
         raise Refused("a long replacement")

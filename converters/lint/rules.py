@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
         _VOC,
     ),
     "frozen-stages": Rule(
-        "No frozen stage",
+        "No frozen stage, and no learning rate of 0",
         "the protocols tune every layer; frozen stages also keep their batch norm frozen, whatever the norm is",
         f"{_C4}; detectron2#2022",
     ),
@@ -101,6 +101,12 @@ RULES: dict[str, Rule] = {
         "tensors of another shape or name load nowhere; detectron2 and mmengine only warn",
         "detectron2 0.6, c2_model_loading.align_and_update_state_dicts; mmengine 0.10, load_state_dict(strict=False)",
     ),
+    "network": Rule(
+        "A plain ResNet, with nothing more or less in it",
+        "the same weights would compute other features; no tensor is amiss, so nothing warns",
+        "torchvision's ResNet, whose layers the certificate compares; mmseg 1.x, mmdet 3.x, mmpretrain 1.x and "
+        "detectron2 0.6, ResNet.__init__ and build_resnet_backbone",
+    ),
     "weights-absent": Rule(
         "Weights at all",
         "without a file of weights, training starts from random ones",
@@ -110,6 +116,11 @@ RULES: dict[str, Rule] = {
         "The weights of this backbone",
         "the number would be that of other weights",
         "the receipt of this toolkit compares the same fingerprint in the live model",
+    ),
+    "weights-remote": Rule(
+        "Weights in a file that lies here",
+        "a name is no proof: another file of this name holds other weights, as detectron2's own R-50.pkl does",
+        "detectron2 0.6, model_zoo: detectron2://ImageNetPretrained/MSRA/R-50.pkl and torchvision/R-50.pkl differ",
     ),
     "weights-names": Rule(
         "Weights under the names that the framework looks for",

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.lint.finding import Findings, Path, Text
+from converters.lint.finding import Findings, Path, Text, shown
 from converters.lint.published import Schedule
+from converters.lint.values import number
 
 _TOLERANCE = 0.02
 """Relative: published schedules round their iterations."""
@@ -57,7 +58,7 @@ def check_length(
     findings.add(
         "schedule",
         end,
-        Text(f"{length.iterations}, steps {length.steps!r}, with {length.batch} images a batch"),
+        Text(f"{length.iterations}, steps {shown(length.steps)}, with {length.batch} images a batch"),
         Text(f"one of the {data_set} schedules: {listed}"),
         fix=None if changes else "take one of them, or report the number as one of a schedule of its own",
         severity="warning",
@@ -66,11 +67,9 @@ def check_length(
 
 
 def _same(length: Length, published: Length) -> bool:
+    steps = [number(step) for step in length.steps]
     return (
         near(length.iterations, published.iterations)
-        and len(length.steps) == len(published.steps)
-        and all(
-            isinstance(step, (int, float)) and near(step, right)
-            for step, right in zip(length.steps, published.steps, strict=True)
-        )
+        and len(steps) == len(published.steps)
+        and all(step is not None and near(step, right) for step, right in zip(steps, published.steps, strict=True))
     )

@@ -12,6 +12,7 @@ from converters.backbone import Backbone
 from converters.errors import UserError
 from converters.families import Reading, matching
 from converters.families.choice import LAYOUTS
+from converters.lint.finding import shown
 from converters.metadata import BackboneMetadata, Origin
 
 State = Literal["same", "other", "unreadable", "absent", "remote"]
@@ -36,7 +37,9 @@ class NamedFile:
     kind: str = ""
     """What the file is (see `families.identify`), where it could be read."""
     origin: Origin | None = None
-    """How its encoder was found, where it is a checkpoint of others."""
+    """How its encoder was found, where it is a checkpoint of others; of a remote file, where the backbone's source has
+    its name."""
+    suffix: str = ""
 
     @property
     def prefix(self) -> str:
@@ -46,8 +49,7 @@ class NamedFile:
     @property
     def suits_mmengine(self) -> bool:
         """Whether mmengine can open it, and finds plain names where it looks; their prefix is another matter."""
-        suffix = "" if self.path is None else self.path.suffix
-        if suffix in NOT_FOR_MMENGINE or self.kind in ("backbone", "detectron2"):
+        if self.suffix in NOT_FOR_MMENGINE or self.kind in ("backbone", "detectron2"):
             return False
         return self.origin is None or names_suit_mmengine(self.origin)
 
@@ -55,24 +57,29 @@ class NamedFile:
 def look_at(named: str, config: Path, metadata: BackboneMetadata) -> NamedFile:
     """What is known of the file `named` in the configuration at `config`."""
     if match := _SCHEME.match(named):
-        origin = metadata.origin.file
-        if origin and named.rsplit("/", 1)[-1] == origin:
-            return NamedFile("same", f"{origin}, as the backbone's source is called")
-        return NamedFile("remote", f"{named!r}, which lies in {match.group(1)}'s store, not in a file of the backbone")
+        # Never the same: a name is no proof, and `R-50.pkl` lies in many places with weights of its own.
+        name = Path(named.partition("?")[0]).name
+        origin = metadata.origin if name and name == metadata.origin.file else None
+        about = f"{shown(named)}, a file of {match.group(1)}'s that cannot be read here"
+        return NamedFile("remote", about, origin=origin, suffix=Path(name).suffix)
     bare = Path(named.partition("?")[0])
     beside = config.parent / bare
-    path = bare if bare.is_file() else beside if beside.is_file() else None
+    try:
+        path = bare if bare.is_file() else beside if beside.is_file() else None
+    except (OSError, ValueError):  # a name that no file can have
+        path = None
     if path is None:
-        return NamedFile("absent", f"{named!r}, where no file is")
+        return NamedFile("absent", f"{shown(named)}, where no file is", suffix=bare.suffix)
     near = path is beside and path.resolve() != bare.absolute()
     try:
         kind, backbone = _identify(path, metadata)
     except UserError as error:
-        return NamedFile("unreadable", f"{named!r}, in which no backbone can be read ({error.found})", path, near)
+        about = f"{shown(named)}, in which no backbone can be read ({error.found})"
+        return NamedFile("unreadable", about, path, near, suffix=path.suffix)
     same = backbone.metadata.fingerprint == metadata.fingerprint
-    about = f"{named!r}, whose weights have the fingerprint {backbone.metadata.fingerprint[:12]}"
+    about = f"{shown(named)}, whose weights have the fingerprint {backbone.metadata.fingerprint[:12]}"
     its = backbone.metadata.origin if kind == "checkpoint" else None
-    return NamedFile("same" if same else "other", about, path, near, kind, its)
+    return NamedFile("same" if same else "other", about, path, near, kind, its, path.suffix)
 
 
 def _identify(path: Path, metadata: BackboneMetadata) -> tuple[families.Kind, Backbone]:

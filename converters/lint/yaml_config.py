@@ -14,12 +14,16 @@ from typing import Any
 import yaml
 
 from converters.errors import UserError
-from converters.lint.limits import NESTING, TEXT, Budget, Chain, read_text
+from converters.lint.limits import INT_BITS, NESTING, TEXT, Budget, Chain, read_text
 
 BASE = "_BASE_"
 
 _MERGED = 10_000
 """Keys of one mapping."""
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DIGITS = 150
+"""Characters of one number."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -65,7 +69,7 @@ def _base_path(base: object, path: Path) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader; merged mappings (`<<`) can double with every line, and are bounded here."""
+    """YAML's safe loader; merged mappings (`<<`) can double with every line, and are bounded here, as numbers are."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Write out the merges of one mapping."""
@@ -74,6 +78,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a mapping of {len(node.value)} merged keys", node.start_mark
             )
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """The text of a scalar; of a number, which takes time with the square of its length, only a short one."""
+        if node.tag in _NUMBERS and len(node.value) > _DIGITS:
+            raise yaml.MarkedYAMLError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
+        return super().construct_scalar(node)
 
 
 def _load(path: Path, budget: Budget) -> dict[str, Any]:
@@ -88,8 +98,15 @@ def _load(path: Path, budget: Budget) -> dict[str, Any]:
             where=f"{path}, line {line}",
             cure="write the value itself: detectron2 would execute such a tag, lint never does",
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(expected="valid YAML", found=str(error), where=path) from None
+    except yaml.MarkedYAMLError as error:
+        # Not the error itself, which quotes lines: a stranger's base may be any file of this machine.
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        found = " ".join(str(error.problem).split())
+        raise UserError(expected="valid YAML", found=found[:100], where=f"{path}, line {line}") from None
+    except yaml.YAMLError:
+        raise UserError(expected="valid YAML", found="characters that YAML does not allow", where=path) from None
+    except (ValueError, OverflowError):
+        raise UserError(expected="valid YAML", found="a number or a date that is none", where=path) from None
     except RecursionError:
         raise UserError(expected="valid YAML", found="values nested too deep", where=path) from None
     if not isinstance(content, dict):
@@ -118,9 +135,11 @@ def _literal(text: str) -> Any:
     if len(text) > TEXT:
         return text
     try:
-        return ast.literal_eval(text)
+        found = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+    # A long one need not be shown, counted or written anywhere: it stays the text that it is.
+    return text if isinstance(found, int) and found.bit_length() > INT_BITS else found
 
 
 def merge(new: dict[str, Any], into: dict[str, Any], where: Path) -> None:

@@ -13,7 +13,7 @@ from converters.errors import UserError
 from converters.lint import lint, openmmlab_config
 from converters.lint.fix import write_fixed
 from tests import checkpoints
-from tests.lint_configs import CITYSCAPES_FCN, COCO_C4_HEAD, COCO_FPN, MOCO, MSRA, python_config, voc_yaml
+from tests.lint_configs import CITYSCAPES_FCN, COCO_C4_HEAD, COCO_FPN, MOCO, MSRA, but_remote, python_config, voc_yaml
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_one_gpu_gets_plain_batch_norm_in_every_part(tmp_path: Path) -> None:
     fixed = write_fixed(path, lint(path, MOCO, gpus=1))
     model = mmengine_config(fixed).model
     assert [part.norm_cfg.type for part in (model.backbone, model.decode_head, model.auxiliary_head)] == ["BN"] * 3
-    assert lint(fixed, MOCO, gpus=1).findings == ()
+    assert but_remote(lint(fixed, MOCO, gpus=1)) == []
 
 
 def test_keys_that_go_and_values_in_lists(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_only_the_user_can_know_stays_named(tmp_path: Path) -> None:
     )
     fixed = write_fixed(path, lint(path, MOCO, gpus=8))
     report = lint(fixed, MOCO, gpus=8)
-    assert [finding.rule for finding in report.findings] == ["extra-norm"]
+    assert [finding.rule for finding in but_remote(report)] == ["extra-norm"]
     assert not report.clean
 
 
