@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,7 +76,8 @@ class Backbone:
 
     Raises:
         UserError: on construction, if names, shapes or types are not exactly those of `arch` (see `check_tensors`), a
-            value is not finite, or `stride_in_1x1` is set for basic blocks, which have no 1x1 convolution.
+            value is not finite, a variance below 0, or `stride_in_1x1` is set for basic blocks, which have no 1x1
+            convolution.
     """
 
     arch: str
@@ -89,9 +91,16 @@ class Backbone:
         if self.stride_in_1x1 and not architectures.architecture(self.arch).bottleneck:
             raise UserError(expected="a bottleneck ResNet for stride_in_1x1", found=self.arch, where=self.origin.file)
         for name, tensor in self.tensors.items():
+            if not tensor.is_floating_point():
+                continue
             # Both ends of the values are found in one pass without a copy; NaN is an end of whatever holds one.
-            if tensor.is_floating_point() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
+            least, most = (end.item() for end in torch.aminmax(tensor))
+            if not (math.isfinite(least) and math.isfinite(most)):
                 raise UserError(expected="finite weights", found=f"NaN or infinity in {name}", where=self.origin.file)
+            if name.endswith("running_var") and least < 0:
+                raise UserError(
+                    expected="variances of at least 0", found=f"{least:g} in {name}", where=self.origin.file
+                )
 
     @cached_property
     def fingerprint(self) -> str:

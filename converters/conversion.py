@@ -55,8 +55,13 @@ def outputs(target: Target, weights: Path) -> Outputs:
     """The names of all files beside the weights.
 
     Raises:
-        UserError: if the suffix of `weights` is not the target's.
+        UserError: if the suffix of `weights` is not the target's, or its name has characters that end a line.
     """
+    if not weights.name.isprintable():
+        # The name goes into the fragment, which is code.
+        raise UserError(
+            expected="a file name of printable characters", found=repr(weights.name), where="--output", cure="rename it"
+        )
     if weights.suffix != SUFFIXES[target]:
         raise UserError(
             expected=f"a name that ends in {SUFFIXES[target]} for {target}",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from converters import detectron2_compat, keymap, no_init, to_detectron2
 from converters.backbone import Backbone
+from converters.errors import UserError
 from converters.filling import fill
 from converters.keymap import Stage
 from converters.parity import LiveModel, identical, norm_of, quiet
@@ -71,6 +72,10 @@ def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> Liv
     )
 
 
+NORMS = ("SyncBN", "naiveSyncBN", "nnSyncBN", "BN", "FrozenBN")
+"""detectron2's names of the batch norms."""
+
+
 def live_backbone(backbone: Backbone, kind: to_detectron2.Head = "C4", norm: str = "SyncBN") -> Any:
     """A `Backbone` of detectron2 with the weights in: N×3×H×W -> a dict of feature maps, told by its `output_shape()`.
 
@@ -85,9 +90,12 @@ def live_backbone(backbone: Backbone, kind: to_detectron2.Head = "C4", norm: str
         norm: detectron2's name of the norm: `SyncBN`; on one GPU or a CPU `BN`. `FrozenBN` holds no batch counters.
 
     Raises:
-        UserError: for `C4` of a ResNet of basic blocks.
+        UserError: for another kind or norm, or `C4` of a ResNet of basic blocks.
         CheckFailed: if a tensor is not in it, or the stride lies elsewhere.
     """
+    for what, value, known in (("kind", kind, ("C4", "FPN")), ("norm", norm, NORMS)):
+        if value not in known:
+            raise UserError(expected=f"a {what} of {', '.join(known)}", found=repr(value), where="live_backbone")
     cfg = get_cfg()
     content = to_detectron2.settings(backbone.metadata, "", kind)["MODEL"]
     cfg.MODEL.RESNETS.update(content["RESNETS"])

@@ -11,6 +11,7 @@ from converters.architectures import ARCHITECTURES
 from converters.backbone import BATCH_COUNTER, Backbone
 from converters.errors import CheckFailed
 from converters.keymap import KeyMap, Stage, stage_of
+from converters.layers import check_layers
 
 
 def fill(live: nn.Module, backbone: Backbone, names: KeyMap, *, without: tuple[Stage, ...] = ()) -> None:
@@ -24,7 +25,7 @@ def fill(live: nn.Module, backbone: Backbone, names: KeyMap, *, without: tuple[S
 
     Raises:
         CheckFailed: if a tensor has no place in it (but for batch counters, which a frozen norm has not), one of its
-            own is none of the backbone's, or a stride lies elsewhere.
+            own is none of the backbone's, a stride lies elsewhere, or other layers compute something else.
     """
     wanted = {names.names[name]: value for name, value in backbone.tensors.items() if stage_of(name) not in without}
     state = live.state_dict()
@@ -44,6 +45,7 @@ def fill(live: nn.Module, backbone: Backbone, names: KeyMap, *, without: tuple[S
     differing = [name for name, value in live.state_dict().items() if not torch.equal(value.cpu(), wanted[name].cpu())]
     if differing:
         raise CheckFailed(f"{expected}, found {len(differing)} with other values, as {differing[0]}")
+    check_layers(live, names, backbone.arch, without=without)
     if ARCHITECTURES[backbone.arch].bottleneck:
         _check_strides(live, backbone, names, without)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from converters.architectures import ARCHITECTURES, Architecture
 from converters.errors import CheckFailed
-from converters.keymap import KeyMap
+from converters.keymap import KeyMap, Stage, stage_of
 
 EPSILON = 1e-5
 """Of every batch norm of these ResNets, in torchvision and in each framework's default."""
@@ -50,13 +50,14 @@ _PARTS = (
 )
 
 
-def check_layers(model: nn.Module, names: KeyMap, arch: str) -> None:
+def check_layers(model: nn.Module, names: KeyMap, arch: str, *, without: tuple[Stage, ...] = ()) -> None:
     """Look at every module of a live ResNet.
 
     Args:
         model: the model, not wrapped, that has the tensors of `names`.
         names: where they are.
         arch: the backbone's architecture.
+        without: stages that it does not have, as `res5`.
 
     Raises:
         CheckFailed: naming the first module that is not as it should be.
@@ -86,7 +87,7 @@ def check_layers(model: nn.Module, names: KeyMap, arch: str) -> None:
         alternatives = {first + part, first + "stem"} | ({first + "act1"} if part == "relu" else set())
         if not alternatives & modules.keys():
             _refuse(names, first + part, "one", "none")
-    _check_strides(names, modules, ARCHITECTURES[arch])
+    _check_strides(names, modules, ARCHITECTURES[arch], without)
 
 
 def _is_convolution(name: str) -> bool:
@@ -134,7 +135,7 @@ def _known(names: KeyMap, path: str, module: nn.Module, classes: set[str], what:
         _refuse(names, path, what, f"{kind.__module__}.{kind.__qualname__}")
 
 
-def _check_strides(names: KeyMap, modules: dict[str, Any], arch: Architecture) -> None:
+def _check_strides(names: KeyMap, modules: dict[str, Any], arch: Architecture, without: tuple[Stage, ...]) -> None:
     """The stem halves, res2 keeps, the others keep or halve, once each and in both branches alike."""
 
     def stride(name: str) -> int:
@@ -146,6 +147,8 @@ def _check_strides(names: KeyMap, modules: dict[str, Any], arch: Architecture) -
     if stride("conv1") != 2:
         _refuse(names, names.names["conv1.weight"], "stride 2", "1")
     for layer, blocks in enumerate(arch.blocks, start=1):
+        if stage_of(f"layer{layer}.0") in without:
+            continue
         for block in range(blocks):
             place = f"layer{layer}.{block}"
             first, second = stride(f"{place}.conv1"), stride(f"{place}.conv2")

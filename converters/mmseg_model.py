@@ -47,8 +47,8 @@ def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> Liv
 def live_backbone(backbone: Backbone, norm: str = "SyncBN", **overrides: Any) -> nn.Module:
     """A `ResNet` or `ResNeXt` of mmsegmentation with the weights in: N×3×H×W -> a tuple of four feature maps.
 
-    In training mode, everything trainable, no norm in eval mode. Every tensor is compared, bit for bit, before it is
-    returned.
+    In training mode, everything trainable, no norm in eval mode, unless an override says otherwise. Every tensor is
+    compared, bit for bit, and every layer looked at (`converters.layers`), before it is returned.
 
     Args:
         backbone: the weights.
@@ -57,7 +57,8 @@ def live_backbone(backbone: Backbone, norm: str = "SyncBN", **overrides: Any) ->
             stride of 8.
 
     Raises:
-        UserError: for an architecture that mmsegmentation cannot build.
-        CheckFailed: if a tensor is not in it, the stride lies elsewhere, or an override adds tensors.
+        UserError: for another norm, or an architecture that mmsegmentation cannot build.
+        CheckFailed: if a tensor is not in it, the stride lies elsewhere, or an override adds tensors or makes layers
+            compute something else.
     """
     return openmmlab_model.live_backbone(backbone, MODELS, "mmseg", norm, overrides)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from converters import keymap, no_init, to_openmmlab
 from converters.backbone import Backbone
+from converters.errors import UserError
 from converters.filling import fill
 from converters.keymap import Stage
 from converters.parity import LiveModel, identical, norm_of, quiet, staged
@@ -69,6 +70,8 @@ def live_backbone(
     backbone: Backbone, registry: Any, framework: to_openmmlab.Framework, norm: str, overrides: dict[str, Any]
 ) -> nn.Module:
     """A framework's own backbone with the weights in, in training mode; see `mmseg_model.live_backbone`."""
+    if norm not in ("SyncBN", "BN"):
+        raise UserError(expected="a norm of SyncBN, BN", found=repr(norm), where="live_backbone")
     settings = to_openmmlab.backbone_settings(backbone.metadata, framework, norm) | overrides
     with quiet(), no_init.zeros_for_draws(), DefaultScope.overwrite_default_scope(registry.scope):
         live: nn.Module = registry.build(settings)

@@ -129,7 +129,8 @@ def compare(
     """The distance in every stage.
 
     Raises:
-        CheckFailed: if a stage is absent, of another shape or further away than `bound`.
+        CheckFailed: if a stage is absent, of another shape or further away than `bound`, or the reference is the same
+            everywhere, so that any model would agree.
     """
     rows = []
     for stage in STAGES:
@@ -138,6 +139,11 @@ def compare(
             raise CheckFailed(
                 f"parity: {stage} of the {framework} model has the shape {tuple(found.shape)}, "
                 f"expected {tuple(expected.shape)}"
+            )
+        if expected.min() == expected.max():
+            raise CheckFailed(
+                f"parity: every activation of {stage} is {expected.max().item():g}: weights that compute nothing prove "
+                "nothing"
             )
         diff = (expected - found).abs().max().item()
         relative = diff / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)

@@ -40,17 +40,19 @@ def verify(path: Path, source: Path | None = None) -> Verification:
         source: the checkpoint that it was made from, to read it again and prove that too.
 
     Raises:
-        UserError: if the file or its certificate is absent.
+        UserError: if the file or its certificate is absent, or its name is none that `convert` gives.
         CheckFailed: if anything is not as the certificate says: a byte of a file, the tensors, the framework's outputs.
     """
     weights, papers = _names(path)
     paper = _undamaged(papers)
-    if weights.name != paper.weights.file:
+    written = conversion.outputs(paper.target, weights)
+    for file, listed in ((written.weights, paper.weights), (written.fragment, paper.fragment)):
         # A fragment names its weights: under another name it would load something else, or nothing.
-        raise CheckFailed(
-            f"verify: {weights}: expected the name {paper.weights.file} under which it was written, found another; "
-            "rename all three files back, or convert anew"
-        )
+        if (file and file.name) != (listed and listed.file):
+            raise CheckFailed(
+                f"verify: {file}: expected the name {(listed and listed.file)!r} under which it was written, found "
+                "another; rename all three files back, or convert anew"
+            )
     _same_bytes(weights, paper.weights, papers)
     if source is not None:
         _same_bytes(source, WrittenFile(file=paper.source.file, sha256=paper.source.sha256), papers)
@@ -68,7 +70,7 @@ def verify(path: Path, source: Path | None = None) -> Verification:
     if source is not None:
         _same_source(source, backbone)
     with tempfile.TemporaryDirectory() as folder:
-        fragment, notes = _fragment(paper, backbone, weights, papers, Path(folder))
+        fragment, notes = _fragment(paper, backbone, written, Path(folder))
         repeated = conversion.certify(backbone, paper.target, Outputs(weights, fragment, papers))
     return Verification(certificate=paper, repeated=repeated, notes=(*notes, *_compared(paper, repeated, papers)))
 
@@ -125,16 +127,14 @@ def _same_bytes(file: Path, written: WrittenFile, papers: Path) -> None:
         )
 
 
-def _fragment(
-    paper: Certificate, backbone: Backbone, weights: Path, papers: Path, folder: Path
-) -> tuple[Path | None, list[str]]:
+def _fragment(paper: Certificate, backbone: Backbone, written: Outputs, folder: Path) -> tuple[Path | None, list[str]]:
     """A fragment of our own making that says what the certified one says, and what there is to remark on it."""
-    if paper.fragment is None:
+    found = written.fragment
+    if paper.fragment is None or found is None:
         return None, []
-    found = weights.with_suffix(Path(paper.fragment.file).suffix)
-    _same_bytes(found, paper.fragment, papers)
+    _same_bytes(found, paper.fragment, written.certificate)
     for head in ("C4", "FPN") if paper.target == "detectron2" else (None,):
-        mine = folder / paper.fragment.file
+        mine = folder / found.name
         try:
             if head is not None:
                 to_detectron2.write_fragment(backbone.metadata, paper.weights.file, mine, head)

@@ -426,3 +426,26 @@ def test_a_changed_pickle_is_seen(converted: Path, tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="expected a whole pickle, found a damaged one"):
         families.read(path)
+
+
+@pytest.mark.parametrize("name", ["a\nopen('PWNED', 'w')\n#.pth", "a\u2028b.pth", "a\x1b[2J.pth"])
+def test_a_name_that_would_end_a_comment_of_the_fragment_is_refused(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="expected a file name of printable characters"):
+        conversion.convert(backbone, "mmseg", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_compute_nothing_prove_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    nothing = {name: torch.zeros_like(value) for name, value in backbone.tensors.items()}
+    with pytest.raises(CheckFailed, match="every activation of stem is 0: weights that compute nothing prove nothing"):
+        conversion.convert(dataclasses.replace(backbone, tensors=nothing), "torchvision", tmp_path / "b.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variance_below_zero_is_no_weight(backbone: Backbone) -> None:
+    wrong = dict(backbone.tensors) | {"layer2.0.bn1.running_var": torch.full((128,), -1.0)}
+    with pytest.raises(UserError, match=r"expected variances of at least 0, found -1 in layer2\.0\.bn1\.running_var"):
+        dataclasses.replace(backbone, tensors=wrong)

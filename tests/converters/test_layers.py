@@ -11,7 +11,7 @@ from torch import nn
 
 from converters import keymap
 from converters.backbone import Backbone
-from converters.errors import CheckFailed
+from converters.errors import CheckFailed, UserError
 from converters.families import random_backbone
 from converters.layers import check_layers
 from converters.metadata import Preprocess
@@ -97,6 +97,23 @@ def test_dilated_stages_of_segmentation_are_the_protocols_business(resnet50: Bac
         resnet50, norm="BN", strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True
     )
     check_layers(live, keymap.mmseg("resnet50"), "resnet50")
+
+
+def test_live_backbones_refuse_what_the_weights_do_not_mean(resnet50: Backbone) -> None:
+    from converters import detectron2_model, mmseg_model
+
+    for overrides in (
+        {"norm_cfg": {"type": "BN", "eps": 1e-3}},
+        {"strides": (2, 2, 2, 2)},
+    ):
+        with pytest.raises(CheckFailed, match="computes something else"):
+            mmseg_model.live_backbone(resnet50, norm="BN", **overrides)
+    with pytest.raises(UserError, match="expected a norm of SyncBN, BN, found 'GN'"):
+        mmseg_model.live_backbone(resnet50, norm="GN")
+    with pytest.raises(UserError, match="expected a kind of C4, FPN, found 'c4'"):
+        detectron2_model.live_backbone(resnet50, "c4")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"expected a norm of .*, found 'XX'"):
+        detectron2_model.live_backbone(resnet50, norm="XX")
 
 
 @pytest.mark.parametrize("key", ["conv_cfg", "norm_cfg", "plugins"])

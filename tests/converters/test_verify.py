@@ -157,8 +157,23 @@ def test_the_source_is_read_as_it_was(tmp_path: Path) -> None:
 def test_a_renamed_conversion_is_refused_because_its_fragment_names_other_weights(files: Path) -> None:
     for suffix in (".pkl", ".yaml", ".pkl.certificate.json"):
         (files / f"b{suffix}").rename(files / f"new{suffix}")
-    with pytest.raises(CheckFailed, match=r"new\.pkl: expected the name b\.pkl under which it was written"):
+    with pytest.raises(CheckFailed, match=r"new\.pkl: expected the name 'b\.pkl' under which it was written"):
         verify.verify(files / "new.pkl")
+
+
+def test_names_that_a_stranger_chose_are_neither_followed_nor_run(files: Path, tmp_path: Path) -> None:
+    papers = files / "b.pth.certificate.json"
+    paper = certificate.read(papers)
+    assert paper.fragment is not None
+    resealed(papers, fragment=paper.fragment.model_copy(update={"file": "../../out.py"}))
+    with pytest.raises(CheckFailed, match=r"b\.py: expected the name '\.\./\.\./out\.py'"):
+        verify.verify(files / "b.pth")
+    assert not list(tmp_path.rglob("out.py"))
+    code = "b\nopen('canary', 'w')\n#.pth"
+    (files / code).write_bytes(b"")
+    paper.write(files / f"{code}.certificate.json")
+    with pytest.raises(UserError, match="expected a file name of printable characters"):
+        verify.verify(files / code)
 
 
 def test_the_head_of_a_fragment_does_not_matter(files: Path) -> None:
