@@ -160,7 +160,7 @@ def _safetensors(path: Path) -> Any:
 
 def _arrays(path: Path) -> Any:
     with _mapped(path) as data:
-        machine = Machine(data, ArrayRules(tally := Tally()), tally, protocols=(2, 3, 4, 5))
+        machine = Machine(data, ArrayRules(tally := Tally(), len(data)), tally, protocols=(2, 3, 4, 5))
         machine.run()
         if machine.position != len(data):
             raise Refused("one pickle of arrays", f"{len(data) - machine.position:,} more bytes after it")

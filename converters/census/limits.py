@@ -12,6 +12,18 @@ MAX_VALUES = MAX_OPERATIONS
 walks through them busy for ever."""
 MAX_NAMES = 100_000
 """Keys of all dictionaries. A reader takes time and some hundred bytes for each."""
+MAX_NUMBER_NAMES = 8192
+"""Of them, those that are no strings: optimizers number their parameters. Python hashes numbers as they are, so that a
+stranger can choose ones that a dictionary must compare with all others; hashes of strings are drawn by each process."""
+MAX_NUMBER_NAME = 1 << 60
+"""Below 2**61 - 1, from which on integers of different value hash alike. Optimizers of torch before 1.6 have addresses
+of parameters for names, of 47 bits or 56."""
+MAX_CALLS = 100_000
+"""Of functions, and states given. torch's reader looks each up in a list of what is admitted."""
+MAX_ARGUMENTS = 64
+"""Of a call, and parts of an array's state. They are copied each time, also where one tuple serves many calls."""
+MAX_STAND_INS = 64
+"""Names of classes for which an object of ours stands: that list grows with them. OmegaConf needs ten."""
 MAX_TENSORS = 20_000
 MAX_NAME_BYTES = 1024
 """Of a key. Names of modules stay below 200; an error message shows them."""
@@ -25,7 +37,7 @@ MAX_DIMENSIONS = 16
 """Of a tensor. A backbone's have 4 at most."""
 MAX_SHARING = 8
 """How often a file's bytes may be claimed by its tensors together: tied weights are saved once, and a few bytes can
-claim any shape."""
+claim any shape. Arrays' bytes are copied as often."""
 MAX_ENTRIES = 2 * MAX_TENSORS
 """Of a zip archive, in which torch gives every storage an entry."""
 MAX_PICKLE_BYTES = 1 << 26

@@ -169,7 +169,7 @@ class Machine:
         target.weight = min(target.weight + weight, _HEAVY)
 
     def _tuple(self, items: list[Any]) -> None:
-        made = Thing("tuple", parts=items)
+        made = Thing("tuple", parts=tuple(items))
         self.place(items, made)
         self._stack.append(made)
 
@@ -192,6 +192,7 @@ class Machine:
     def _extend(self, items: list[Any]) -> None:
         target = self._changed("list")
         self.place(items, target)
+        assert isinstance(target.parts, list)
         target.parts += items
 
     def _add_to_set(self) -> None:
@@ -208,11 +209,8 @@ class Machine:
 
     def fill(self, target: Thing, keys: list[Any], values: list[Any]) -> None:
         """Put keys and values into a dictionary."""
-        assert target.keys is not None
         self.place(values, target)
-        self._tally.names += len(keys)
-        if self._tally.names > limits.MAX_NAMES:
-            raise too_many("names", limits.MAX_NAMES)
+        target.keys = set() if target.keys is None else target.keys
         for key in keys:
             self.key(key)
             # 1 and True are one key of a dictionary, and 1 and "1" one name of a tensor.
@@ -222,12 +220,29 @@ class Machine:
             target.keys |= forms
 
     def key(self, key: Any) -> None:
-        """Refuse what is no key: Python hashes tuples recursively, and those of a stranger can be made to collide."""
+        """Count a key of a dictionary or set, and refuse what is none.
+
+        Python hashes tuples recursively, and those of a stranger can be made to collide.
+        """
+        self.count_names(1)
+        if type(key) is str:
+            return
+        self._tally.number_names += 1
+        if self._tally.number_names > limits.MAX_NUMBER_NAMES:
+            raise too_many("names that are no strings", limits.MAX_NUMBER_NAMES)
+        if type(key) in (int, float) and not abs(key) < limits.MAX_NUMBER_NAME:
+            raise Refused(f"numbers below {limits.MAX_NUMBER_NAME:,} as names", clip(key))
         if type(key) in _KEY_TYPES or (type(key) is Thing and key.kind == "global"):
             return
         long = type(key) is Thing and key.kind == "text"
         found = f"one of more than {limits.MAX_NAME_BYTES} bytes" if long else f"{key!r} as a name"
         raise Refused(f"names of at most {limits.MAX_NAME_BYTES} bytes, or numbers", found)
+
+    def count_names(self, count: int) -> None:
+        """Count keys that a reader will hash."""
+        self._tally.names += count
+        if self._tally.names > limits.MAX_NAMES:
+            raise too_many("names", limits.MAX_NAMES)
 
     # The memo
 
@@ -253,15 +268,24 @@ class Machine:
             raise self._damaged("a global that is no name")
         self._global(f"{module}.{name}")
 
+    def _count_call(self) -> None:
+        self._tally.calls += 1
+        if self._tally.calls > limits.MAX_CALLS:
+            raise too_many("calls and states in a pickle", limits.MAX_CALLS)
+
     def _call(self) -> None:
+        self._count_call()
         function, arguments = self._last(2)
         if type(function) is not Thing or function.kind != "global":
             raise self._damaged(f"a call of {clip(function)}")
         if type(arguments) is not Thing or arguments.kind != "tuple":
             raise self._damaged("a call without arguments")
+        if len(arguments.parts) > limits.MAX_ARGUMENTS:
+            raise too_many("arguments in a call", limits.MAX_ARGUMENTS)
         self._stack.append(self._rules.called(function.name, arguments))
 
     def _build(self) -> None:
+        self._count_call()
         state = self._stack.pop()
         target = self._stack[-1]
         if type(target) is not Thing or target.kind in ("global", "tuple", "list", "set", "text", "bytes"):

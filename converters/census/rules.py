@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Sequence
 from typing import Any
 
-from converters.census.limits import Refused, clip, not_admitted
+from converters.census import limits
+from converters.census.limits import Refused, clip, not_admitted, too_many
 from converters.census.machine import Machine
 from converters.census.things import Tally, Thing
 
@@ -26,9 +28,15 @@ _BYTES_NAMES = ("_codecs.encode", "builtins.bytes", "builtins.bytearray")
 
 
 class ArrayRules:
-    """For pickles of NumPy arrays in builtin containers."""
+    """For pickles of NumPy arrays in builtin containers.
 
-    def __init__(self, tally: Tally) -> None:
+    Args:
+        tally: counts that go on over several pickles.
+        file_bytes: the size of the file, of which all arrays are made.
+    """
+
+    def __init__(self, tally: Tally, file_bytes: int) -> None:
+        self._tally, self._file_bytes = tally, file_bytes
         self._filler = Machine(b"", self, tally)
         self._globals: dict[str, Thing] = {}
 
@@ -52,13 +60,27 @@ class ArrayRules:
 
     def called(self, name: str, arguments: Thing) -> Any:
         """What a call makes. Arguments of the stand-ins for NumPy's functions are checked by these themselves."""
+        if name in ARRAY_NAMES or name in _BYTES_NAMES:
+            self._copied(arguments.parts)
         if name in ARRAY_NAMES:
             return Thing(ARRAY_NAMES[name])
         if name in _BYTES_NAMES:
             return self._bytes(name, arguments.parts)
         return self._ordered(arguments.parts)
 
-    def _bytes(self, name: str, parts: list[Any]) -> Thing:
+    def _copied(self, parts: Sequence[Any]) -> None:
+        """Count what an array is made of: the same few bytes could be asked for again and again."""
+        for part in parts:
+            if is_kind(part, "text", "bytes"):
+                self._tally.copied += (part.weight - 1) * limits.MAX_NAME_BYTES
+            elif type(part) in (str, bytes):
+                self._tally.copied += len(part)
+        if self._tally.copied > limits.MAX_SHARING * self._file_bytes:
+            raise Refused(
+                f"arrays of at most {limits.MAX_SHARING} times the file's {self._file_bytes:,} bytes", "more in all"
+            )
+
+    def _bytes(self, name: str, parts: Sequence[Any]) -> Thing:
         encoded = len(parts) == 2 and is_text(parts[0]) and parts[1] in ("latin1", "latin-1")
         plain = len(parts) == 1 and (type(parts[0]) is bytes or is_kind(parts[0], "bytes"))
         if name == "_codecs.encode":
@@ -72,7 +94,7 @@ class ArrayRules:
             raise Refused(f"bytes in a call of {name}", clip(parts[:3]))
         return Thing("bytes", 0, weight=getattr(parts[0], "weight", 1) if parts else 1)
 
-    def _ordered(self, parts: list[Any]) -> Thing:
+    def _ordered(self, parts: Sequence[Any]) -> Thing:
         """`OrderedDict()`, or of a list of pairs, as Python 2 pickles it."""
         made = Thing("dict")
         if not parts:
@@ -87,12 +109,15 @@ class ArrayRules:
         """A state, where the reader takes one: arrays and dtypes once, and the attributes of a state dict."""
         if thing.kind == "dict":
             # Whatever else lies in __dict__ would hide a method of the dictionary.
-            if not is_kind(state, "dict") or state.keys - ATTRIBUTES:
+            if not is_kind(state, "dict") or (state.keys or set()) - ATTRIBUTES:
                 raise Refused("an OrderedDict without attributes", "one with attributes")
             self._filler.place([state], thing)
             return
         if thing.kind not in ("array", "dtype") or thing.built or not is_kind(state, "tuple"):
             raise Refused("a state for what takes one", f"one for {thing!r}")
+        if len(state.parts) > limits.MAX_ARGUMENTS:
+            raise too_many("parts in an array's state", limits.MAX_ARGUMENTS)
+        self._copied(state.parts)
         thing.built = True
 
     def persistent(self, identity: Any) -> Thing:

@@ -8,6 +8,7 @@ claims are not bounded by the file, and calls such as `torch.Tensor(10**12)` tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +46,38 @@ _PLAIN = {
     "torch.device",
 }
 
+# Their modules have functions too: a call of one is shown by its name.
+_PATHS = {
+    f"{module}.{name}"
+    for module in ("pathlib", "pathlib._local")
+    for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+}
+_TIMES = {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
 STAND_INS = ("argparse.", "lightning.", "lightning_fabric.", "mmengine.", "omegaconf.", "pytorch_lightning.", "typing.")
 """Packages whose classes stand beside the weights in many checkpoints: hyper-parameters and logs. None of their code is
 run: an empty object of ours stands for each, so that the weights can be read."""
-_STAND_IN_NAMES = {"collections.defaultdict", "builtins.getattr"} | {
-    f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple", "type")
+_STAND_IN_NAMES = {"collections.defaultdict", "builtins.getattr", *_PATHS, *_TIMES} | {
+    f"builtins.{name}"
+    for name in (
+        "bool",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "range",
+        "slice",
+        "str",
+        "tuple",
+        "type",
+    )
 }
 DICTIONARIES = ("AttributeDict", "ConfigDict", "defaultdict")
 """Classes that are dictionaries with a convenience: a plain one stands for them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """What a pickle says of a storage."""
 
@@ -79,8 +101,8 @@ class TensorRules(ArrayRules):
     """
 
     def __init__(self, tally: Tally, file_bytes: int, *, views: bool) -> None:
-        super().__init__(tally)
-        self._file_bytes, self._views = file_bytes, views
+        super().__init__(tally, file_bytes)
+        self._views = views
         self.storages: dict[str, Storage] = {}
         """By key."""
         self.stand_ins: set[str] = set()
@@ -92,6 +114,8 @@ class TensorRules(ArrayRules):
         """Whether a pickle may name it."""
         if name.startswith(STAND_INS) or name in _STAND_IN_NAMES:
             self.stand_ins.add(name)
+            if len(self.stand_ins) > limits.MAX_STAND_INS:
+                raise too_many("classes of hyper-parameters and logs", limits.MAX_STAND_INS)
             return True
         known = name in _STORAGES or name in _DTYPES or name in _REBUILD or name in _PLAIN or name == _PARAMETER
         return known or super().admits(name)
@@ -122,6 +146,7 @@ class TensorRules(ArrayRules):
         parts = arguments.parts
         if name == "collections.Counter":
             right = not parts or (len(parts) == 1 and is_kind(parts[0], "dict"))
+            self._filler.count_names(len(parts[0].keys or ()) if right and parts else 0)
             made = Thing("dict", depth=arguments.depth, weight=arguments.weight)
         elif name == "builtins.set":
             right = not parts or (len(parts) == 1 and is_kind(parts[0], "list"))
@@ -129,10 +154,11 @@ class TensorRules(ArrayRules):
                 self._filler.key(key)
             made = Thing("set", depth=arguments.depth, weight=arguments.weight)
         elif name == "torch.Size":
-            right = len(parts) == 1 and is_kind(parts[0], "tuple") and all(type(n) is int for n in parts[0].parts)
+            shape = _whole_numbers(parts[0]) if len(parts) == 1 else None
+            right = shape is not None and len(shape) <= limits.MAX_DIMENSIONS
             made = Thing("size")
         elif name == "torch.device":
-            right = parts != [] and type(parts[0]) is str and all(type(part) is int for part in parts[1:])
+            right = len(parts) > 0 and type(parts[0]) is str and all(type(part) is int for part in parts[1:])
             made = Thing("device")
         else:
             right = len(parts) == 2 and all(type(part) is float for part in parts)
@@ -145,7 +171,7 @@ class TensorRules(ArrayRules):
 
     def persistent(self, identity: Any) -> Thing:
         """A storage: ("storage", type, key, location, items[, view])."""
-        parts = identity.parts if is_kind(identity, "tuple") else []
+        parts = identity.parts if is_kind(identity, "tuple") else ()
         if len(parts) != 5 + self._views or parts[0] not in ("storage", b"storage"):
             raise Refused("references to storages only", clip(identity))
         kind, key, location, items = parts[1:5]
@@ -156,9 +182,7 @@ class TensorRules(ArrayRules):
         storage = self._known(key, Storage(_STORAGES[kind.name], items))
         if self._views and parts[5] is not None:
             storage = self._view(key, storage, parts[5])
-        made = Thing("storage")
-        made.parts = [storage]
-        return made
+        return Thing("storage", parts=(storage,))
 
     def _known(self, key: str, storage: Storage) -> Storage:
         if storage.size > self._file_bytes:
@@ -172,7 +196,7 @@ class TensorRules(ArrayRules):
         return storage
 
     def _view(self, key: str, storage: Storage, view: Any) -> Storage:
-        parts = view.parts if is_kind(view, "tuple") else []
+        parts = view.parts if is_kind(view, "tuple") else ()
         if len(parts) != 3 or type(parts[0]) is not str or not all(type(n) is int and n >= 0 for n in parts[1:]):
             raise Refused("a view's key, offset and size", clip(view))
         name, offset, items = parts
@@ -180,7 +204,7 @@ class TensorRules(ArrayRules):
             raise Refused(f"a view within its {storage.items:,} values", f"{items:,} from {offset:,}")
         return self._known(name, Storage(storage.item_bytes, items, view_of=key))
 
-    def _tensor(self, name: str, parts: list[Any]) -> Thing:
+    def _tensor(self, name: str, parts: Sequence[Any]) -> Thing:
         if len(parts) < _REBUILD[name] or not is_kind(parts[0], "storage"):
             raise Refused("a tensor of a storage", clip(parts[:3]))
         storage: Storage = parts[0].parts[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -10,9 +11,7 @@ class Thing:
 
     __slots__ = ("built", "depth", "keys", "kind", "name", "parts", "placed", "weight")
 
-    def __init__(
-        self, kind: str, depth: int = 1, parts: list[Any] | None = None, name: str = "", weight: int = 1
-    ) -> None:
+    def __init__(self, kind: str, depth: int = 1, parts: Sequence[Any] = (), name: str = "", weight: int = 1) -> None:
         self.kind = kind
         """`tuple`, `list`, `dict`, `set`, `text` or `bytes` (long ones), `global` (a class or function by name), or
         what rules make."""
@@ -20,11 +19,13 @@ class Thing:
         """How many containers lie within each other below it, itself included."""
         self.weight = weight
         """How many values it would be, written out: what is referred to twice counts twice."""
-        self.parts = [] if parts is None else parts
+        # Few own a container: a large checkpoint's things would make Python collect its garbage meanwhile.
+        self.parts: Sequence[Any] = [] if kind == "list" else parts
         """Of a tuple or list: what it holds."""
         self.name = name
         """Of a global."""
-        self.keys: set[Any] | None = set() if kind == "dict" else None
+        self.keys: set[Any] | None = None
+        """Of a dictionary that is not empty."""
         self.placed = False
         """In another container, and so no longer to be changed."""
         self.built = False
@@ -55,3 +56,7 @@ class Tally:
     def __init__(self) -> None:
         self.operations = 0
         self.names = 0
+        self.number_names = 0
+        self.calls = 0
+        self.copied = 0
+        """Bytes of which arrays are made."""

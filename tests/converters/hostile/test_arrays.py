@@ -132,6 +132,10 @@ ATTACKS: dict[str, tuple[bytes, str]] = {
     "a namespace": (protocol_4("argparse.Namespace"), "a pickled argparse.Namespace"),
     "outside": (b"\x80\x02}" + text("x") + b"NQs.", "one that refers to None outside it"),
     "two pickles": (pickle.dumps({}) * 2, "more bytes after it"),
+    "a state of many parts": (
+        b"\x80\x02}" + text("x") + named("numpy.dtype") + text("f4") + b"\x85R(" + b"K\x01" * 65 + b"tbs.",
+        "at most 64 parts in an array's state",
+    ),
     "filled twice": (
         python_2()[:-3] + python_2()[python_2().index(b"(K\x01") : -3] + b"ss.",
         "a state for what takes one",

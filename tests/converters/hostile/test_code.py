@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ CALLS = {
     "exec": ("builtins.exec", "open({!r}, 'w')"),
     "a process": ("subprocess.check_output", "touch {}"),
     "a path": ("pathlib.Path.touch", "{}"),
+    "a function beside paths": ("pathlib.os.system", "touch {}"),
+    "a function beside dates": ("datetime.sys.exit", "{}"),
     "an import": ("importlib.import_module", "this"),
     "torch's own loader": ("torch.load", "{}"),
     "a loader within": ("torch.storage._load_from_bytes", "{}"),
@@ -140,3 +144,29 @@ def test_real_hyper_parameters_and_logs_are_not_run(tmp_path: Path, new: bool) -
     assert type(read["hyper_parameters"]).__module__ == "converters.stand_ins"
     assert torch.equal(read["state_dict"]["x"], torch.ones(2))
     assert read["epoch"] == 3
+
+
+BESIDE: dict[str, Any] = {
+    "a path": PurePosixPath("/data/imagenet"),
+    "a path of this machine": Path("data"),
+    "a path of Windows": PureWindowsPath("C:/data"),
+    "a time": datetime.datetime(2020, 3, 9, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=1))),
+    "a day": datetime.date(2020, 3, 9),
+    "a while": datetime.timedelta(seconds=3),
+    "a frozen set": frozenset({1, "a"}),
+    "a range": range(0, 200, 10),
+    "a slice": slice(1, None, 2),
+}
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("case", BESIDE)
+def test_plain_objects_beside_the_weights_are_not_run(tmp_path: Path, case: str, new: bool) -> None:
+    path = tmp_path / "c.pth"
+    content = {"args": argparse.Namespace(value=BESIDE[case]), "value": [BESIDE[case]], "model": {"x": torch.ones(2)}}
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    read = untrusted.load(path).content
+    for found in (read["args"], *read["value"]):
+        assert type(found).__module__ == "converters.stand_ins"
+        assert not vars(found)
+    assert torch.equal(read["model"]["x"], torch.ones(2))
