@@ -171,7 +171,7 @@ class TensorRules(ArrayRules):
 
     def persistent(self, identity: Any) -> Thing:
         """A storage: ("storage", type, key, location, items[, view])."""
-        parts = identity.parts if is_kind(identity, "tuple") else ()
+        parts: Sequence[Any] = identity.parts if is_kind(identity, "tuple") else ()
         if len(parts) != 5 + self._views or parts[0] not in ("storage", b"storage"):
             raise Refused("references to storages only", clip(identity))
         kind, key, location, items = parts[1:5]
@@ -196,7 +196,7 @@ class TensorRules(ArrayRules):
         return storage
 
     def _view(self, key: str, storage: Storage, view: Any) -> Storage:
-        parts = view.parts if is_kind(view, "tuple") else ()
+        parts: Sequence[Any] = view.parts if is_kind(view, "tuple") else ()
         if len(parts) != 3 or type(parts[0]) is not str or not all(type(n) is int and n >= 0 for n in parts[1:]):
             raise Refused("a view's key, offset and size", clip(view))
         name, offset, items = parts
