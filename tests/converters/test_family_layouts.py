@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def test_each_of_two_encoders_comes_with_its_own_statistics(files: dict[str, Pat
 
 def loaded(content: object) -> CheckpointFile:
     """As if it had been read: what a file's tensors are called does not depend on its container."""
-    return CheckpointFile(Path("c.pth"), content, "")
+    digest: Future[str] = Future()
+    digest.set_result("")
+    return CheckpointFile(Path("c.pth"), content, digest)
 
 
 def weights_of(content: dict[str, Any], case: Case) -> State:
