@@ -144,8 +144,11 @@ def infer(tensors: Mapping[str, object], where: Path) -> str:
         if list(candidate.blocks) == blocks and candidate.bottleneck == bottleneck
     ]
     if not candidates:
+        absent = [f"layer{stage}" for stage, count in enumerate(blocks, 1) if not count]
+        if absent:
+            raise UserError(expected="a ResNet's stages layer1 to layer4", found=f"no {', '.join(absent)}", where=where)
         raise UserError(
-            expected=f"the blocks of one of {', '.join(map(_described, ARCHITECTURES.values()))}",
+            expected="the blocks of a ResNet-18, 34, 50, 101 or 152, of a ResNeXt or a Wide ResNet",
             found=f"{blocks} {'bottleneck' if bottleneck else 'basic'} blocks",
             where=where,
         )
@@ -155,7 +158,3 @@ def infer(tensors: Mapping[str, object], where: Path) -> str:
         return sum(tuple(getattr(value, "shape", ())) == shapes.get(name) for name, value in tensors.items())
 
     return max(candidates, key=agreeing).name
-
-
-def _described(arch: Architecture) -> str:
-    return f"{arch.name} {list(arch.blocks)}"

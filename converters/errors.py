@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """The text with every character that could steer a terminal (escapes, newlines, marks of direction) written out."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 class UserError(Exception):
     """Wrong use: a path, a file, a setting. Shown as one line without a traceback; exit code 2.
 
@@ -22,7 +30,7 @@ class UserError(Exception):
             line = f"{where}: {line}"
         if cure is not None:
             line = f"{line}; {cure}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class MissingPackage(UserError):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from converters import certificate, families, untrusted
 from converters.certificate import Certificate
+from converters.errors import printable
 from converters.families import Kind, Reading
 from converters.metadata import BackboneMetadata, Origin
 from converters.settings import Settings
@@ -31,7 +32,7 @@ class Inspection(Settings):
         if self.certificate is not None:
             rows += about_certificate(self.certificate)
         width = max(len(label) for label, _ in rows)
-        return [f"{label:<{width}}  {value}" for label, value in rows]
+        return [f"{label:<{width}}  {printable(value)}" for label, value in rows]
 
 
 _KINDS: dict[str, str] = {
@@ -104,7 +105,8 @@ def about_certificate(paper: Certificate) -> list[tuple[str, str]]:
     if paper.parity is not None:
         stages = ", ".join(f"{row.stage} {row.relative:.1e}" for row in paper.parity.stages)
         rows.append(("parity", f"{stages} (|Δ| / largest activation, at most {paper.parity.bound:.0e})"))
-    return [*rows, ("verdict", paper.verdict + (f" ({paper.why_no_parity})" if paper.why_no_parity else ""))]
+    rows.append(("verdict", paper.verdict + (f" ({paper.why_no_parity})" if paper.why_no_parity else "")))
+    return [(label, printable(value)) for label, value in rows]
 
 
 def dropped(rules: dict[str, int], word: str = "dropped") -> str:

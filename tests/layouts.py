@@ -100,7 +100,7 @@ def _mocov3() -> dict[str, Any]:
     )
     state = under("base_encoder.", Q) | head("base_encoder") | under("momentum_encoder.", K) | head("momentum_encoder")
     state |= linear("predictor.0", "predictor.3", bias=False) | norm("predictor.1")
-    return {"epoch": 100, "arch": "resnet50", "state_dict": under("module.", state), "optimizer": sgd(), "scaler": {}}
+    return {"epoch": 100, "arch": "resnet18", "state_dict": under("module.", state), "optimizer": sgd(), "scaler": {}}
 
 
 def _simsiam() -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _simsiam() -> dict[str, Any]:
     state = (
         under("encoder.", Q) | head | linear("predictor.0", bias=False) | norm("predictor.1") | linear("predictor.3")
     )
-    return {"epoch": 100, "arch": "resnet50", "state_dict": under("module.", state), "optimizer": sgd()}
+    return {"epoch": 100, "arch": "resnet18", "state_dict": under("module.", state), "optimizer": sgd()}
 
 
 def _densecl() -> dict[str, Any]:
@@ -141,7 +141,8 @@ def _mmselfsup_1x() -> dict[str, Any]:
     state = under("backbone.", Q) | linear("neck.mlp.0", "neck.mlp.2")
     state |= under("encoder_k.module.0.", K) | linear("encoder_k.module.1.mlp.0", "encoder_k.module.1.mlp.2")
     state |= {"encoder_k.steps": torch.tensor(9), "queue": torch.randn(3, 8), "queue_ptr": pointer()}
-    state |= {"data_preprocessor.mean": torch.zeros(3, 1, 1), "data_preprocessor.std": torch.ones(3, 1, 1)}
+    state["data_preprocessor.mean"] = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    state["data_preprocessor.std"] = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
     return {"meta": {"epoch": 1}, "state_dict": state, "message_hub": {}, "optimizer": sgd()}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 
 import torch
 
 from converters import architectures
+from converters.census.limits import clip
 from converters.errors import UserError
 from converters.families import matching, refusal, said
 from converters.families.content import Content
@@ -46,11 +48,34 @@ def choose(content: Content, how: Reading) -> Candidate:
             cure="leave out --encoder",
         )
     _prove_aliases(best, content)
+    if how.family is None:
+        _check_statistics(best, content, how)
     return best
 
 
+def _check_statistics(best: Candidate, content: Content, how: Reading) -> None:
+    """Norms without statistics leave the input open, where names alone tell it and the file does not.
+
+    Raises:
+        UserError: if they do.
+    """
+    plain = how.prefix is not None or best.found.prefix in ("", "backbone.")
+    named = best.two or best.layout.signature or best.layout.says is not None or best.layout.naming != "torchvision"
+    if not plain or named or said.convention(best, content) is not None or not refusal.affine_only(best):
+        return
+    rgb = "openmmlab-rgb" if best.found.prefix.endswith("backbone.") else "torchvision"
+    raise UserError(
+        expected="batch norms with statistics of their own",
+        found="mean 0 and variance 1 in each: weights of Caffe2 (BGR, stride in the 1x1) or untrained ones (RGB)",
+        where=content.path,
+        cure=f"choose with --family: {rgb} or openmmlab-bgr",
+    )
+
+
 def _found(content: Content, how: Reading) -> list[Candidate]:
-    layouts = [layout for layout in LAYOUTS if how.family in (None, layout.family)]
+    layouts = [
+        layout for layout in LAYOUTS if how.family == layout.family or (how.family is None and not layout.declared)
+    ]
     if how.prefix is not None:
         if how.encoder is not None:
             raise UserError(
@@ -60,18 +85,15 @@ def _found(content: Content, how: Reading) -> list[Candidate]:
             layouts = [layout for layout in layouts if layout.family in ("torchvision", "lightly")]
         found = matching.declared(content, layouts, how.prefix)
         if len(found) == 1:
-            told = said.convention(found[0], content)
-            if how.family is None and told is not None:
-                found[0].layout = dataclasses.replace(found[0].layout, convention=told)
-            return found
+            return found if how.family is not None else [said.told_by(found[0], content)]
         if found:
             raise UserError(
-                expected=f"one encoder under the prefix {how.prefix!r}",
+                expected=f"one encoder under the prefix {clip(how.prefix)}",
                 found="several, below "
-                + ", ".join(candidate.found.container or "the top level" for candidate in found),
+                + ", ".join(_place(candidate.found.container) or "the top level" for candidate in found),
                 where=content.path,
             )
-        raise _unknown(content, f"a ResNet encoder under the prefix {how.prefix!r}")
+        raise _unknown(content, f"a ResNet encoder under the prefix {clip(how.prefix)}")
     found = matching.candidates(content, layouts, how)
     if not found and how.family is not None:
         # What tells a family from others need not be there once it is declared.
@@ -89,10 +111,10 @@ def _unknown(content: Content, expected: str) -> UserError:
     places = sorted(set(content.first_convolutions()))
     if places:
         prefixes = [prefix for _, prefix in places]
-        one = f"declare it with: --prefix {prefixes[0] or chr(39) * 2}"
+        one = f"declare it with: --prefix {shlex.quote(prefixes[0])}"
         return UserError(
             expected=expected,
-            found="one under the prefix " + " and one under ".join(repr(prefix) for prefix in prefixes[:5]),
+            found="one under the prefix " + " and one under ".join(map(clip, prefixes[:5])),
             where=content.path,
             cure=one if len(set(prefixes)) == 1 else "declare which with: --prefix PREFIX",
         )
@@ -111,7 +133,12 @@ def _groups(content: Content) -> str:
     counts = Counter(
         name.split(".", 1)[0] + "." * ("." in name) for group in content.groups.values() for name in group.tensors
     )
-    return "only tensors under: " + ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
+    return "only tensors under: " + ", ".join(f"{_place(name)} ({count})" for name, count in counts.most_common(5))
+
+
+def _place(name: str) -> str:
+    """A stranger's name without quotes, escaped and not longer than a line."""
+    return clip(name).strip("'\"")
 
 
 def _listed(candidates: Iterable[Candidate], *, settings: bool) -> str:
@@ -122,7 +149,7 @@ def _listed(candidates: Iterable[Candidate], *, settings: bool) -> str:
     words = []
     for group in by_meaning.values():
         one = group[0]
-        place = f"{one.found.container or 'top level'}: {one.prefix or 'no prefix'}"
+        place = f"{_place(one.found.container) or 'top level'}: {_place(one.prefix) or 'no prefix'}"
         families = "/".join(dict.fromkeys(candidate.layout.family for candidate in group))
         words.append(f"{families} ({describe(one.layout.convention) if settings else place})")
     return ", ".join(dict.fromkeys(words))
@@ -156,12 +183,16 @@ def _unaccounted(content: Content, found: list[Candidate], how: Reading) -> User
         architectures.infer({**best.tensors, **best.inside}, content.path)
     names = [*best.outside, *(best.prefix + name for name in best.inside)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    # A family is known by what only it has; where others fit as well, it is one of several.
+    equals = {candidate.layout.family for candidate in found if candidate.strays == best.strays}
+    told = best.layout.signature or len(equals) == 1
+    declarable = best.prefix and all(matching.is_head(name) for name in best.inside)
     return UserError(
-        expected=f"tensors of the family {best.layout.family} only",
-        found=f"{names[0]!r}{more}, which no rule accounts for",
+        expected=f"tensors of the family {best.layout.family} only" if told else "tensors of one known family only",
+        found=f"{clip(names[0])}{more}, which no rule accounts for",
         where=content.path,
-        cure=f"to leave out what is not under it, declare: --prefix {best.prefix}"
-        if best.outside and best.prefix
+        cure=f"to read what is under it alone, without its fc., declare: --prefix {shlex.quote(best.prefix)}"
+        if declarable
         else None,
     )
 
@@ -171,10 +202,10 @@ def _prove_aliases(candidate: Candidate, content: Content) -> None:
     for original, alias in candidate.aliases:
         if not _same(names[original], names[alias]):
             raise UserError(
-                expected=f"the same values in {original!r} and in {alias!r}, which is another name of it",
+                expected=f"the same values in {clip(original)} and in {clip(alias)}, which is another name of it",
                 found="others",
                 where=content.path,
-                cure=f"declare the one that is meant with: --prefix {alias.split('.')[0]}.",
+                cure=f"declare the one that is meant with: --prefix {shlex.quote(alias.split('.')[0] + '.')}",
             )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from converters.families import configuration
+from converters.families.configuration import Configuration
 from converters.families.naming import FIRST
 
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -46,6 +48,14 @@ class Content:
     """The file's outermost mapping; empty where it is none."""
     groups: Mapping[str, Group] = field(default_factory=dict)
     """By container."""
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What mmengine and mmcv save as `meta.cfg` or `meta.config` (mmengine 0.10, runner/runner.py)."""
+        meta = self.top.get("meta")
+        texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, Mapping) else []
+        text = next((text for text in texts if isinstance(text, str)), "")
+        return configuration.parse(text)
 
     def first_convolutions(self) -> Iterator[tuple[str, str]]:
         """Container and prefix of everything that begins as a ResNet under torchvision's names."""

@@ -118,6 +118,7 @@ _OPENMMLAB_HEADS = (
     Drop("detector head", r"(rpn_head|bbox_head|mask_head|roi_head\.(?!shared_head\.)\w+)\..*"),
     Drop("segmentation head", r"(decode_head|auxiliary_head|panoptic_head|panoptic_fusion_head)\..*"),
     Drop("data preprocessor", r"data_preprocessor\..*"),
+    Drop("classifier", r"head\.(fc|layers)\..*"),  # mmpretrain, where this family is declared of one
 )
 _OPENMMLAB_SIGNATURE = r"(rpn_head|bbox_head|mask_head|roi_head|decode_head|auxiliary_head|panoptic_head)\..*"
 
@@ -134,7 +135,11 @@ def _openmmlab(family: str, convention: Convention) -> tuple[Layout, ...]:
     c4 = dataclasses.replace(
         whole, q=("",), naming="mmdet C4", signature=(r"roi_head\.shared_head\.layer4\.0\.conv1\.weight",)
     )
-    return whole, c4
+    # What mmcv's model zoo publishes, as open-mmlab://detectron2/resnet50_caffe: torchvision's names.
+    bare = dataclasses.replace(
+        whole, q=("",), drops=(*_FC, Drop("data preprocessor", r"data_preprocessor\..*")), signature=(), declared=True
+    )
+    return whole, c4, bare
 
 
 OPENMMLAB = (*_openmmlab("openmmlab-rgb", "torchvision"), *_openmmlab("openmmlab-bgr", "caffe2"))

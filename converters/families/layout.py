@@ -62,6 +62,8 @@ class Layout:
     """Regular expressions, each of which must find a name, for the layout to be in question at all."""
     methods: tuple[tuple[str, str], ...] = ()
     """Regular expressions for a name, and the training method that it tells; the first that finds one."""
+    declared: bool = False
+    """Whether it is in question only where its family is declared: others have the same names."""
     says: tuple[str, frozenset[str]] | None = None
     """A top-level key and its values that decide for this layout: what a file says of itself comes before guesses."""
 

@@ -194,6 +194,11 @@ def declared(content: Content, layouts: Iterable[Layout], prefix: str) -> list[C
 _HEAD = Drop("classifier or projection head", r"(stem\.)?fc\..*")
 
 
+def is_head(name: str) -> bool:
+    """Whether a declared prefix leaves this name behind it out."""
+    return _rule((_HEAD,), name) is not None
+
+
 def _outside_dropped(content: Content, layout: Layout, found: Found) -> Candidate:
     candidate = Candidate(layout, "", False, found)
     for group in content.groups.values():

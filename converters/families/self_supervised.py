@@ -67,13 +67,6 @@ _OPENMMLAB = (
     Drop("data preprocessor", r"data_preprocessor\..*"),
     Drop("target generator", r"target_generator\..*"),
 )
-_OPENMMLAB_METHODS = (
-    (r"queue2", "DenseCL"),
-    (r"(online|target)_net\..*", "BYOL"),
-    (r"(base|momentum)_encoder\..*", "MoCo v3"),
-    (r"encoder\.0\..*", "SimSiam"),
-    (r"queue", "MoCo"),
-)
 OPENMMLAB = (
     Layout(
         family="openselfsup",

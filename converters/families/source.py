@@ -14,9 +14,8 @@ from converters import architectures, to_detectron2, to_openmmlab, to_torchvisio
 from converters.backbone import BATCH_COUNTER, Backbone, check_tensors
 from converters.errors import UserError
 from converters.families import content as contents
-from converters.families import matching, refusal
+from converters.families import matching, refusal, said
 from converters.families.choice import LAYOUTS, choose
-from converters.families.layout import input_settings
 from converters.families.matching import Candidate
 from converters.families.reading import Reading
 from converters.metadata import FORMAT, Origin, safetensors_header
@@ -133,8 +132,10 @@ def of_content(file: untrusted.CheckpointFile, how: Reading) -> Backbone:
     if network is not None:
         raise refusal.of(network, file.path)
     arch = architectures.infer(candidate.tensors, file.path)
+    if how.family is None:
+        refusal.check_arch(content, arch)
     tensors, filled = _completed(arch, candidate, file.path)
-    preprocess, stride_in_1x1 = input_settings(candidate.layout.convention, arch)
+    preprocess, stride_in_1x1 = said.settings(candidate, content, arch, how)
     about = content.top
     return Backbone(
         arch,

@@ -110,14 +110,20 @@ def test_a_c4_detector_has_res5_in_its_head_and_an_extra_norm(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("mean", "family", "expected"),
-    [((103.53, 116.28, 123.675), "detectron2-bgr", MSRA), ((123.675, 116.28, 103.53), "detectron2-rgb", Preprocess())],
+    ("mean", "std", "family", "expected"),
+    [
+        ((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "detectron2-bgr", MSRA),
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "detectron2-rgb", Preprocess()),
+    ],
 )
 def test_a_detectors_own_pixel_mean_decides(
-    tmp_path: Path, mean: tuple[float, ...], family: str, expected: Preprocess
+    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...], family: str, expected: Preprocess
 ) -> None:
     """detectron2 saved it until 3c0509e6 (2021-02, before 0.4), in detectron2/modeling/meta_arch/rcnn.py."""
-    model = _fpn_detector(Q) | {"pixel_mean": torch.tensor(mean).view(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    model = _fpn_detector(Q) | {
+        "pixel_mean": torch.tensor(mean).view(3, 1, 1),
+        "pixel_std": torch.tensor(std).view(3, 1, 1),
+    }
     backbone = families.read(checkpoints.write(tmp_path / "m.pth", {"model": model}))
     assert (backbone.origin.family, backbone.preprocess) == (family, expected)
     assert backbone.origin.dropped["input normalisation"] == 2
