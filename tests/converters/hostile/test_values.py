@@ -59,7 +59,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Tensor]], None], str]] = {
     "more dimensions": (one("bn1.bias", lambda value: value[None].clone()), r"found (1, 64)"),
     "no block": (
         lambda state: [state.pop(name) for name in [*state] if name.startswith("layer3")] and None,
-        "blocks of",
+        "expected a ResNet's stages layer1 to layer4, found no layer3",
     ),
 }
 
