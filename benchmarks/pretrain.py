@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
 from benchmarks.reference_step import ReferenceStep
-from pretrain.distributed import World
+from converters.distributed import World
 from pretrain.input.augment import finisher, view_maker
 from pretrain.input.images import open_source
 from pretrain.input.loading import Loader

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from pretrain.distributed import gather
+from converters.distributed import gather
 from pretrain.exchange import Exchange
 
 

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from converters.errors import CheckFailed, UserError
 from converters.metadata import Preprocess
-from evaluators.datasets.image_folder import Sample, load_image
+from evaluators.datasets.labelled import Split
 
 Transform = Callable[[Image.Image], Tensor]
 """A PIL image in RGB -> 3×H×W, float32, ready for the network."""
@@ -127,7 +127,7 @@ class Images(Dataset[Any]):
             generator: it is seeded for the item and restored behind it.
     """
 
-    def __init__(self, samples: Sequence[Sample], transform: Transform, seed: tuple[int, ...] | None = None) -> None:
+    def __init__(self, samples: Split, transform: Transform, seed: tuple[int, ...] | None = None) -> None:
         self.samples, self.transform, self.seed = samples, transform, seed
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class Images(Dataset[Any]):
         epoch, index = key
         path, label = self.samples[index]
         try:
-            image = load_image(path)
+            image = self.samples.load(index)
         except UserError as error:
             return _Unreadable(error.found, str(path))
         if self.seed is None:

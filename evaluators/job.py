@@ -9,10 +9,15 @@ from pathlib import Path
 import torch
 
 from converters.backbone import Backbone
+from converters.errors import UserError
 from converters.receipt import Receipt
 from converters.settings import Settings
 from evaluators.datasets.card import DatasetCard
 from evaluators.protocol import Protocol
+
+
+class NotApplicable(UserError):
+    """The backbone lacks what a protocol asks for, as the projection head: the cell has no number, and says why."""
 
 
 class Metric(Settings):
@@ -39,6 +44,10 @@ class Job:
     device: torch.device
     workdir: Path
     """An existing folder of this job's own, for logs and by-products."""
+    features: Path
+    """Folder of the feature cache; made when it is needed, shared by all jobs of a run."""
+    fresh: bool = False
+    """Whether features in the cache are computed again."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,8 @@ class Outcome:
 
 
 TASK_MODULES = {
-    "knn": "evaluators.knn",
-    "linear": "evaluators.linear",
+    "knn": "evaluators.knn.task",
+    "linear": "evaluators.linear.task",
     "detection": "evaluators.detection.task",
     "segmentation": "evaluators.segmentation.task",
 }
@@ -63,8 +72,12 @@ TASK_MODULES = {
 def evaluate(job: Job) -> Outcome:
     """Run the job's protocol. Each task's module has a function `evaluate(job)`.
 
+    Under a process group every process calls it with the same job, but for the device; they share the work, the main
+    process alone writes into `workdir`, and all return the same outcome.
+
     Raises:
         UserError: for wrong input.
+        NotApplicable: if the backbone lacks what the protocol asks for.
         CheckFailed: if the receipt does not hold.
     """
     outcome: Outcome = importlib.import_module(TASK_MODULES[job.protocol.task]).evaluate(job)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.datasets.image_folder import ImageFolder
+from evaluators.datasets.labelled import LabelledImages
 
 FILE = "predictions.npz"
 
@@ -19,7 +19,7 @@ def accuracy(ranked: NDArray[np.int64], labels: NDArray[np.int64], top: int) -> 
     return 100.0 * float((ranked[:, :top] == labels[:, None]).any(axis=1).mean())
 
 
-def write_predictions(workdir: Path, data: ImageFolder, predicted: Mapping[str, NDArray[np.int64]]) -> Path:
+def write_predictions(workdir: Path, data: LabelledImages, predicted: Mapping[str, NDArray[np.int64]]) -> Path:
     """Write `predictions.npz`, whole or not at all.
 
     It holds `paths` (N, relative to the data set's root), `classes` (C names), `labels` (N) and, for each name of
@@ -31,9 +31,9 @@ def write_predictions(workdir: Path, data: ImageFolder, predicted: Mapping[str, 
     with partial.open("wb") as file:
         np.savez(
             file,
-            paths=np.array([sample.path.relative_to(data.root).as_posix() for sample in data.val]),
+            paths=np.array([path.relative_to(data.root).as_posix() for path in data.val.paths]),
             classes=np.array(data.classes),
-            labels=np.array([sample.label for sample in data.val], dtype=np.int64),
+            labels=data.val.labels,
             **arrays,  # type: ignore[arg-type]  # the stub takes the names for `allow_pickle`
         )
     partial.replace(path)

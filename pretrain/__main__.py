@@ -109,7 +109,7 @@ def run(
         command = [sys.executable, "-m", module, *args.words[1:]]
         return launch.launch(command, args.processes, args.nodes, args.rendezvous)
 
-    from pretrain import distributed
+    from converters import distributed
     from pretrain.train import pretrain
 
     _speak()
@@ -169,7 +169,7 @@ def _tell_once(act: Callable[[], int]) -> int:
     try:
         return act()
     except (UserError, CheckFailed) as error:
-        from pretrain.distributed import HereFailed, HereOnly
+        from converters.distributed import HereFailed, HereOnly
 
         if _launched_rank() and not isinstance(error, (HereOnly, HereFailed)):
             return 2 if isinstance(error, UserError) else 1

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from converters import untrusted
+from converters import distributed, untrusted
 from converters.errors import CheckFailed, UserError
 from converters.files import sync_folder
-from pretrain import distributed, generators
+from pretrain import generators
 from pretrain.recipes import Recipe
 from pretrain.step import Step
 

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 
+from converters import distributed
+from converters.distributed import World
 from converters.errors import UserError
 from converters.progress import clock
-from pretrain import distributed, mechanisms
-from pretrain.distributed import World
+from pretrain import mechanisms
 from pretrain.input.augment import finisher, view_maker
 from pretrain.input.images import open_source
 from pretrain.input.loading import Batch, Loader, epoch_images

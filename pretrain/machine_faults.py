@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from converters.distributed import HereFailed, HereOnly
 from converters.errors import UserError
-from pretrain.distributed import HereFailed, HereOnly
 
 _NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "Cannot find a working triton")
 

@@ -12,7 +12,7 @@ import torch.distributed.nn.functional as with_gradient
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain import distributed
+from converters import distributed
 from pretrain.batch_norm import observe
 from pretrain.exchange import Exchange
 from pretrain.info_nce import Contrast, info_nce

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain import distributed
+from converters import distributed
 
 
 @dataclass(frozen=True)

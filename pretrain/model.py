@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from converters import architectures
+from converters import architectures, distributed
 from converters.errors import UserError
-from pretrain import distributed
 from pretrain.batch_norm import grouped, observe
 from pretrain.exchange import Exchange
 from pretrain.info_nce import Contrast, info_nce

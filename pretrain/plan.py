@@ -8,11 +8,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters import architectures
+from converters import architectures, distributed
+from converters.distributed import World
 from converters.errors import UserError
-from pretrain import checkpoint, distributed
+from pretrain import checkpoint
 from pretrain.checkpoint import Position
-from pretrain.distributed import World
 from pretrain.input.images import ImageFiles, Source, open_source
 from pretrain.input.loading import epoch_images
 from pretrain.model import check_queue

@@ -6,8 +6,9 @@ import csv
 import math
 from collections.abc import Sequence
 
+from converters import distributed
 from converters.errors import UserError
-from pretrain import distributed, run_folder
+from pretrain import run_folder
 from pretrain.input.loading import Fault
 from pretrain.meter import Reading
 from pretrain.plan import Plan

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from converters import distributed
 from converters.errors import Stopped
-from pretrain import checkpoint, distributed, mechanisms, run_folder
+from pretrain import checkpoint, mechanisms, run_folder
 from pretrain.checkpoint import Position
 from pretrain.input.augment import finisher, view_maker
 from pretrain.input.draws import stream

@@ -28,8 +28,8 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it in a way that mypy misses
 
-from pretrain import distributed
-from pretrain.distributed import HereFailed
+from converters import distributed
+from converters.distributed import HereFailed
 
 SILENT = 30.0
 """Seconds without a sign, after which a process counts as dead."""

@@ -66,7 +66,7 @@ def evaluate_cell(
     with exclusive(workdir, "evaluation"):
         if path.exists() and not force:
             return _existing(path, row), path
-        outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir))
+        outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir, run / "features", fresh=force))
         if outcome.dataset.fingerprint != dataset:
             raise CheckFailed(
                 f"{data}: the data set changed during the evaluation, so its number belongs to no data set"

@@ -11,12 +11,13 @@ from torch import nn
 from converters.errors import UserError
 from converters.metadata import Preprocess
 from evaluators.datasets import image_folder
-from evaluators.features import extract
+from evaluators.features.compute import compute
 from evaluators.images import centre_view
-from evaluators.knn import classify
+from evaluators.knn.task import classify
 from evaluators.predictions import accuracy
-from evaluators.protocol import KnnSettings, find
+from evaluators.protocol import find
 from evaluators.protocols import CATALOGUE
+from evaluators.settings.knn import KnnSettings
 
 
 class KnnMonitor:
@@ -50,7 +51,7 @@ class KnnMonitor:
         features = copy.deepcopy(encoder)
         features.fc = nn.Identity()
         bank, queries = (
-            extract(
+            compute(
                 features,
                 samples,
                 self.view,

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from converters.settings import Settings
-from evaluators.protocol import TaskSettings
+from evaluators.settings import TaskSettings
 
 
 class DatasetCard(Settings):

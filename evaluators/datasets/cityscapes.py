@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from converters.dataset_fingerprint import fingerprint, is_sample
 from converters.errors import UserError
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import SegmentationSettings, TaskSettings
+from evaluators.settings import TaskSettings
+from evaluators.settings.segmentation import SegmentationSettings
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 LABEL_SUFFIX = "_gtFine_labelTrainIds.png"

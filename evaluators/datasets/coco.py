@@ -11,7 +11,8 @@ from typing import Any
 from converters.dataset_fingerprint import fingerprint, is_sample
 from converters.errors import UserError
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import DetectionSettings, TaskSettings
+from evaluators.settings import TaskSettings
+from evaluators.settings.detection import DetectionSettings
 
 
 @dataclass(frozen=True)

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
 
 from converters.dataset_fingerprint import fingerprint, is_image, is_sample
 from converters.errors import UserError
 from converters.folders import files_below
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import TaskSettings
+from evaluators.datasets.labelled import LabelledImages, Split
+from evaluators.settings import TaskSettings
 
 SPLITS = ("train", "val")
 
 
-class Sample(NamedTuple):
-    """One labelled image."""
-
-    path: Path
-    label: int
-    """Index into the sorted class names."""
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """A data set of labelled images, each split sorted by class name, then by path."""
-
-    root: Path
-    classes: tuple[str, ...]
-    """Folder names, sorted; a label is an index into them."""
-    train: tuple[Sample, ...]
-    val: tuple[Sample, ...]
-    card: DatasetCard
-
-
-def read(root: Path) -> ImageFolder:
+def read(root: Path) -> LabelledImages:
     """List and check the image folder at `root`. No image is opened.
 
     Raises:
@@ -59,25 +39,21 @@ def read(root: Path) -> ImageFolder:
     files = {split: _class_files(root / split) for split in SPLITS}
     _same_classes(root, {split: set(found) for split, found in files.items()})
     classes = tuple(sorted(files["train"]))
-    samples = {
-        split: tuple(Sample(path, label) for label, name in enumerate(classes) for path in files[split][name])
-        for split in SPLITS
-    }
-    paths = [sample.path for split in SPLITS for sample in samples[split]]
     try:
-        identity = fingerprint(root, paths)
+        identity = fingerprint(root, [path for found in files.values() for paths in found.values() for path in paths])
     except OSError as error:
         raise UserError(
             expected="an image", found=error.strerror or str(error), where=error.filename, cure="repair or remove it"
         ) from None
+    splits = {split: _split(split, identity, [files[split][name] for name in classes]) for split in SPLITS}
     described = DatasetCard(
         name=root.resolve().name,
         layout="image-folder",
         fingerprint=identity,
         sample=is_sample(root),
-        images={split: len(samples[split]) for split in SPLITS},
+        images={split: len(splits[split]) for split in SPLITS},
     )
-    return ImageFolder(root=root, classes=classes, train=samples["train"], val=samples["val"], card=described)
+    return LabelledImages(root=root, classes=classes, train=splits["train"], val=splits["val"], card=described)
 
 
 def card(settings: TaskSettings, root: Path) -> DatasetCard:  # noqa: ARG001 - one signature for all layouts
@@ -85,20 +61,10 @@ def card(settings: TaskSettings, root: Path) -> DatasetCard:  # noqa: ARG001 - o
     return read(root).card
 
 
-def load_image(path: Path) -> Image.Image:
-    """The image at `path`, decoded, in RGB.
-
-    Raises:
-        UserError: if it cannot be decoded, with its path.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    # Pillow reports damage by many types: SyntaxError for a broken PNG, ValueError for impossible sizes.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            expected="an image that can be decoded", found=str(error), where=path, cure="repair or remove it"
-        ) from None
+def _split(name: str, source: str, files: Sequence[Sequence[Path]]) -> Split:
+    """A split from the files of each class; sorted by class name, then by path."""
+    labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files])
+    return Split(name, source, tuple(path for paths in files for path in paths), labels)
 
 
 def _class_files(split: Path) -> dict[str, list[Path]]:

@@ -17,7 +17,8 @@ from converters.dataset_fingerprint import fingerprint, is_sample
 from converters.errors import UserError
 from converters.settings import nearest
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import DetectionSettings, TaskSettings
+from evaluators.settings import TaskSettings
+from evaluators.settings.detection import DetectionSettings
 
 CLASS_NAMES = (
     "aeroplane",

@@ -11,7 +11,7 @@ from converters import to_detectron2
 from converters.architectures import Architecture
 from converters.metadata import BackboneMetadata, Preprocess
 from evaluators.detection import heads
-from evaluators.protocol import DetectionSettings
+from evaluators.settings.detection import DetectionSettings
 
 
 def build(

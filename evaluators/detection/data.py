@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from converters.errors import UserError
 from evaluators.datasets import coco, voc
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import DetectionSettings
+from evaluators.settings.detection import DetectionSettings
 
 _counter = itertools.count()
 

@@ -7,7 +7,7 @@ from converters.architectures import architecture
 from converters.errors import UserError
 from evaluators.framework_log import framework_log
 from evaluators.job import Job, Outcome
-from evaluators.protocol import DetectionSettings
+from evaluators.settings.detection import DetectionSettings
 
 LOG = "detectron2.log"
 """In the job's folder; the losses of every 20th iteration are beside it in `metrics.json`."""

@@ -20,7 +20,7 @@ from converters.receipt import detectron2_receipt
 from evaluators.detection import config
 from evaluators.detection.data import registered
 from evaluators.job import Job, Metric, Outcome
-from evaluators.protocol import DetectionSettings
+from evaluators.settings.detection import DetectionSettings
 
 METRICS = ("AP50", "AP", "AP75")
 

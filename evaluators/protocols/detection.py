@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.protocol import DetectionSettings, Expected, Protocol
+from evaluators.protocol import Expected, Protocol
+from evaluators.settings.detection import DetectionSettings
 
 _V2 = "arXiv:2003.04297, table 1; facebookresearch/moco@7397dfe, detection/README.md"
 _SPREAD = {"AP50": 0.2, "AP": 0.2, "AP75": 0.4}

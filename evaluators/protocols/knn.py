@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.protocol import Expected, KnnSettings, Protocol
+from evaluators.protocol import Expected, Protocol
+from evaluators.settings.knn import KnnSettings
 
 _DEFINITION = (
     "Accuracy in percent of a vote among the 20 nearest training images, n = validation images: cosine similarity of "

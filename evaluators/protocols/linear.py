@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.protocol import Expected, LinearSettings, Protocol
+from evaluators.protocol import Expected, Protocol
+from evaluators.settings.linear import LinearSettings
 
 _DEFINITION = (
     "Accuracy in percent of a linear classifier on the pooled res5 features of the frozen backbone (its batch "

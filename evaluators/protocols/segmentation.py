@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.protocol import Expected, Protocol, SegmentationSettings
+from evaluators.protocol import Expected, Protocol
+from evaluators.settings.segmentation import SegmentationSettings
 
 _MIOU = (
     "mIoU over one confusion matrix of all validation pixels, those labelled 255 left out, mean over classes; "

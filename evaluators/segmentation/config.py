@@ -9,7 +9,7 @@ from converters import to_openmmlab
 from converters.architectures import Architecture
 from converters.metadata import Preprocess
 from evaluators.datasets.cityscapes import IGNORED
-from evaluators.protocol import SegmentationSettings
+from evaluators.settings.segmentation import SegmentationSettings
 
 _CROP_PADDING = {"pad_val": 0, "seg_pad_val": IGNORED}
 

@@ -7,7 +7,7 @@ import importlib.util
 from converters.errors import MissingPackage
 from evaluators.framework_log import framework_log
 from evaluators.job import Job, Outcome
-from evaluators.protocol import SegmentationSettings
+from evaluators.settings.segmentation import SegmentationSettings
 
 LOG = "mmseg.log"
 """In the job's folder; mmengine's own folder, named by date and time, is beside it with the losses as JSON."""

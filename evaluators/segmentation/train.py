@@ -21,9 +21,9 @@ from converters.receipt import Receipt, openmmlab_receipt
 from converters.receipt_hook import loaded_order
 from evaluators.datasets import cityscapes
 from evaluators.job import Job, Metric, Outcome
-from evaluators.protocol import SegmentationSettings
 from evaluators.segmentation import config
 from evaluators.segmentation.metric import UnroundedIoU
+from evaluators.settings.segmentation import SegmentationSettings
 
 METRICS = ("mIoU", "mAcc", "aAcc")
 

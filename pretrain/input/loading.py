@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from converters.distributed import HereOnly, World
 from converters.errors import UserError
-from pretrain.distributed import HereOnly, World
 from pretrain.input.augment import ViewMaker
 from pretrain.input.batches import Batch, Fault, Feed, Item, Share, Views
 from pretrain.input.draws import stream

@@ -22,8 +22,9 @@ from converters.receipt import detectron2_receipt
 from evaluators.datasets import voc
 from evaluators.framework_log import framework_log
 from evaluators.job import Job, Outcome, evaluate
-from evaluators.protocol import DetectionSettings, Protocol
+from evaluators.protocol import Protocol
 from evaluators.protocols import CATALOGUE
+from evaluators.settings.detection import DetectionSettings
 from tests.evaluators import scenes
 from tests.reference import voc_ap
 
@@ -60,7 +61,7 @@ def protocol(*assignments: str) -> Protocol:
 
 def run(root: Path, workdir: Path, used: Protocol, arch: str = "resnet18", seed: int = 3) -> Outcome:
     workdir.mkdir(exist_ok=True)
-    return evaluate(Job(random_backbone(arch, 0), root, used, seed, torch.device("cpu"), workdir))
+    return evaluate(Job(random_backbone(arch, 0), root, used, seed, torch.device("cpu"), workdir, workdir / "features"))
 
 
 def configuration(protocol_id: str, backbone: Backbone, output: Path) -> Any:

@@ -22,9 +22,10 @@ from converters.metadata import Preprocess
 from converters.receipt import openmmlab_receipt
 from evaluators.framework_log import framework_log
 from evaluators.job import Job, Outcome, evaluate
-from evaluators.protocol import Protocol, SegmentationSettings
+from evaluators.protocol import Protocol
 from evaluators.protocols import CATALOGUE
 from evaluators.segmentation import config
+from evaluators.settings.segmentation import SegmentationSettings
 from tests.evaluators import scenes
 
 TINY = ("iterations=3", "batch_size=2", "scale=[64, 64]", "crop=48", "head_channels=16")
@@ -49,7 +50,9 @@ def protocol(*assignments: str) -> Protocol:
 
 def run(root: Path, workdir: Path, used: Protocol, seed: int = 3) -> Outcome:
     workdir.mkdir()
-    return evaluate(Job(random_backbone("resnet18", 0), root, used, seed, torch.device("cpu"), workdir))
+    return evaluate(
+        Job(random_backbone("resnet18", 0), root, used, seed, torch.device("cpu"), workdir, workdir / "features")
+    )
 
 
 def settings_of(protocol_id: str) -> SegmentationSettings:

@@ -16,11 +16,11 @@ import torch
 
 from converters import families, hashing
 from converters.backbone import Backbone
+from converters.distributed import World
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
 from pretrain import checkpoint, resume
 from pretrain.__main__ import main
-from pretrain.distributed import World
 from pretrain.log import EpochRow, RunLog
 from pretrain.model import MoCo
 from pretrain.plan import checked

@@ -19,11 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from converters.backbone import Backbone
+from converters.distributed import World
 from converters.errors import CheckFailed, Stopped, UserError
 from pretrain import checkpoint
 from pretrain.__main__ import main
 from pretrain.checkpoint import Position
-from pretrain.distributed import World
 from pretrain.info_nce import accuracy
 from pretrain.input.images import ImageFolder, open_source
 from pretrain.input.pack import Packing, pack

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluators.job import Job
-from evaluators.knn import evaluate
+from evaluators.knn.task import evaluate
 from evaluators.protocol import find
 from evaluators.protocols import CATALOGUE
 from pretrain.model import projector
@@ -36,6 +36,7 @@ def test_it_shows_what_the_protocol_measures(tmp_path: Path) -> None:
             backbone=backbone,
             data=data,
             workdir=tmp_path / "work",
+            features=tmp_path / "features",
             seed=0,
             device=torch.device("cpu"),
         )

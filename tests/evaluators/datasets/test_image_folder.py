@@ -9,6 +9,7 @@ from torchvision.datasets import ImageFolder
 from converters.dataset_fingerprint import SAMPLE_MARKER
 from converters.errors import UserError
 from evaluators.datasets import image_folder
+from evaluators.datasets.labelled import load_image
 from evaluators.protocols import CATALOGUE
 from tests import image_folders
 
@@ -97,11 +98,11 @@ def test_damaged_image_names_its_path(root: Path, keep: int) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:keep])
     with pytest.raises(UserError, match=r"red/00\.png: expected an image that can be decoded"):
-        image_folder.load_image(path)
+        load_image(path)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     Image.new(mode, (8, 8)).save(path)
-    assert image_folder.load_image(path).mode == "RGB"
+    assert load_image(path).mode == "RGB"

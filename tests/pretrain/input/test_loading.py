@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from converters.distributed import HereOnly, World
 from converters.errors import UserError
-from pretrain.distributed import HereOnly, World
 from pretrain.input.augment import view_maker
 from pretrain.input.images import ImageFiles, ImageFolder
 from pretrain.input.loading import Batch, FileFeed, Loader, Share, Views

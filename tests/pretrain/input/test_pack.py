@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
+from converters.distributed import World
 from converters.errors import CheckFailed, UserError
-from pretrain.distributed import World
 from pretrain.input.images import ImageFolder, ImageList, open_source
 from pretrain.input.loading import Loader
 from pretrain.input.pack import Packing, keys, pack

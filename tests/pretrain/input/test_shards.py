@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from converters.distributed import HereOnly, World
 from converters.errors import MissingPackage, UserError
-from pretrain.distributed import HereOnly, World
 from pretrain.input.batches import Batch, Item, Share, Views
 from pretrain.input.images import ImageFolder, open_source
 from pretrain.input.loading import Fault, Loader

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from converters.errors import CheckFailed
 from converters.progress import Progress
 from evaluators.datasets import image_folder
-from evaluators.features import Frozen, extract, freeze
-from evaluators.images import Batches, Images, centre_view, random_view, stream
+from evaluators.features.extract import extract, view_of
+from evaluators.features.frozen import Frozen, freeze
+from evaluators.images import Batches, Images, random_view, stream
 from evaluators.job import Job, Metric, Outcome
 from evaluators.predictions import accuracy, write_predictions
-from evaluators.protocol import LinearSettings
+from evaluators.settings.linear import LinearSettings
 
 CURVE = "linear.csv"
 _INIT, _ORDER, _AUGMENT = range(3)
@@ -46,19 +47,9 @@ def evaluate(job: Job) -> Outcome:
         scale=settings.crop_scale,
         interpolation=settings.interpolation,
     )
-    val_view = centre_view(
-        job.backbone.preprocess, resize=settings.resize, crop=settings.crop, interpolation=settings.interpolation
-    )
-    frozen = freeze(job.backbone, job.device, [train_view, val_view])
+    frozen = freeze(job.backbone, job.device, [train_view, view_of(job, settings)])
     # The backbone is frozen and the view is fixed: one extraction serves the validation of every epoch.
-    val = extract(
-        frozen.module,
-        data.val,
-        val_view,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        label="val features",
-    )
+    (val,) = extract(job, frozen, data.val, settings)
     val_features = torch.from_numpy(val.values).to(job.device)
 
     fc = head(val.values.shape[1], len(data.classes), settings.init_std, job.seed).to(job.device)

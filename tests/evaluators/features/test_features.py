@@ -17,8 +17,9 @@ from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from converters.receipt import same_input
 from evaluators.datasets import image_folder
-from evaluators.datasets.image_folder import ImageFolder
-from evaluators.features import extract, freeze
+from evaluators.datasets.labelled import LabelledImages, load_image
+from evaluators.features.compute import compute
+from evaluators.features.frozen import freeze
 from evaluators.images import Batches, Images, ToInput, centre_view, random_view, read_back
 from tests import image_folders
 
@@ -29,7 +30,7 @@ forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, us
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return image_folder.read(image_folders.make(tmp_path_factory.mktemp("data") / "colours", train=3, val=2))
 
 
@@ -44,8 +45,8 @@ def view(preprocess: Preprocess) -> T.Compose:
     return compose
 
 
-def test_the_default_input_is_that_of_torchvision(data: ImageFolder) -> None:
-    image = image_folder.load_image(data.train[0].path)
+def test_the_default_input_is_that_of_torchvision(data: LabelledImages) -> None:
+    image = load_image(data.train[0].path)
     plain = T.Compose([T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     assert torch.equal(ToInput(Preprocess())(image), plain(image))
 
@@ -122,11 +123,11 @@ def test_receipt_refuses_another_stride(monkeypatch: pytest.MonkeyPatch) -> None
         freeze(backbone, CPU, [view(backbone.preprocess)])
 
 
-def test_extract_gives_each_image_its_row(backbone: Backbone, data: ImageFolder) -> None:
+def test_extract_gives_each_image_its_row(backbone: Backbone, data: LabelledImages) -> None:
     module, transform = backbone.module(), view(backbone.preprocess)
-    found = extract(module, data.train, transform, batch_size=4, workers=0, label="features")
+    found = compute(module, data.train, transform, batch_size=4, workers=0, label="features")
     with torch.no_grad():
-        rows = [module(transform(image_folder.load_image(path))[None])[0].numpy() for path, _ in data.train]
+        rows = [module(transform(load_image(path))[None])[0].numpy() for path, _ in data.train]
     assert found.values.shape == (9, 512)
     assert found.values.dtype == np.float32
     np.testing.assert_allclose(found.values, np.stack(rows), rtol=1e-4, atol=1e-5)
@@ -134,10 +135,10 @@ def test_extract_gives_each_image_its_row(backbone: Backbone, data: ImageFolder)
 
 
 @forks
-def test_workers_change_nothing(backbone: Backbone, data: ImageFolder) -> None:
+def test_workers_change_nothing(backbone: Backbone, data: LabelledImages) -> None:
     module, transform = backbone.module(), view(backbone.preprocess)
     alone, helped = (
-        extract(module, data.train, transform, batch_size=4, workers=workers, label="features") for workers in (0, 2)
+        compute(module, data.train, transform, batch_size=4, workers=workers, label="features") for workers in (0, 2)
     )
     assert np.array_equal(alone.values, helped.values)
     assert np.array_equal(alone.labels, helped.labels)
@@ -156,12 +157,12 @@ class _NotANumber(nn.Module):
         return features
 
 
-def test_a_feature_that_is_no_number_names_its_image(data: ImageFolder) -> None:
+def test_a_feature_that_is_no_number_names_its_image(data: LabelledImages) -> None:
     transform = view(Preprocess())
     bad = data.train[5].path
-    module = _NotANumber(transform(image_folder.load_image(bad)))
+    module = _NotANumber(transform(load_image(bad)))
     with pytest.raises(CheckFailed, match=rf"{bad.parent.name}/{bad.name} holds NaN"):
-        extract(module, data.train, transform, batch_size=2, workers=0, label="features")
+        compute(module, data.train, transform, batch_size=2, workers=0, label="features")
 
 
 @forks
@@ -172,12 +173,12 @@ def test_an_image_that_cannot_be_decoded_names_its_path(backbone: Backbone, tmp_
     damaged.write_bytes(damaged.read_bytes()[:100])
     data = image_folder.read(root)
     with pytest.raises(UserError, match=r"green/01\.png: expected an image that can be decoded.*; repair or remove it"):
-        extract(
+        compute(
             backbone.module(), data.train, view(backbone.preprocess), batch_size=2, workers=workers, label="features"
         )
 
 
-def drawn(data: ImageFolder, workers: int, epochs: int) -> Iterator[Tensor]:
+def drawn(data: LabelledImages, workers: int, epochs: int) -> Iterator[Tensor]:
     transform = random_view(Preprocess(), crop=16, scale=(0.2, 1.0), interpolation="bilinear")
     batches = Batches(Images(data.train, transform, seed=(7,)), batch_size=4, workers=workers)
     for epoch in range(epochs):
@@ -185,7 +186,7 @@ def drawn(data: ImageFolder, workers: int, epochs: int) -> Iterator[Tensor]:
 
 
 @forks
-def test_random_draws_depend_on_seed_epoch_and_index_alone(data: ImageFolder) -> None:
+def test_random_draws_depend_on_seed_epoch_and_index_alone(data: LabelledImages) -> None:
     state = torch.random.get_rng_state()
     alone, helped = list(drawn(data, 0, 2)), list(drawn(data, 2, 2))
     for ours, theirs in zip(alone, helped, strict=True):

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from converters.errors import UserError
 from evaluators.datasets import image_folder
-from evaluators.features import Features, extract, freeze
-from evaluators.images import centre_view
+from evaluators.features.compute import Features
+from evaluators.features.extract import extract, view_of
+from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
+from evaluators.knn.search import nearest, unit
 from evaluators.predictions import accuracy, write_predictions
-from evaluators.protocol import KnnSettings
-from evaluators.search import nearest, unit
+from evaluators.settings.knn import KnnSettings
 
 TOP = 5
 _CHUNK = 1024
@@ -37,21 +38,8 @@ def evaluate(job: Job) -> Outcome:
     assert isinstance(settings, KnnSettings), settings.task
     _headline_is_measured(job.protocol.headline, settings)
     data = image_folder.read(job.data)
-    view = centre_view(
-        job.backbone.preprocess, resize=settings.resize, crop=settings.crop, interpolation=settings.interpolation
-    )
-    frozen = freeze(job.backbone, job.device, [view])
-    bank, queries = (
-        extract(
-            frozen.module,
-            samples,
-            view,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            label=f"{split} features",
-        )
-        for split, samples in (("train", data.train), ("val", data.val))
-    )
+    frozen = freeze(job.backbone, job.device, [view_of(job, settings)])
+    (bank,), (queries,) = (extract(job, frozen, split, settings) for split in (data.train, data.val))
     receipt = frozen.still_frozen()
 
     ranked = classify(

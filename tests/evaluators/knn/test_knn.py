@@ -19,13 +19,13 @@ from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
-from evaluators.features import Features
+from evaluators.features.compute import Features
 from evaluators.job import Job, evaluate
-from evaluators.knn import classify, vote
+from evaluators.knn.search import nearest, unit
+from evaluators.knn.task import classify, vote
 from evaluators.predictions import accuracy
 from evaluators.protocol import Protocol
 from evaluators.protocols import CATALOGUE
-from evaluators.search import nearest, unit
 from tests import image_folders
 from tests.reference import knn_naive
 
@@ -197,7 +197,9 @@ PROTOCOL = CATALOGUE["quickstart-knn@1"].overridden(("resize=36", "crop=32", "k=
 
 
 def job(backbone: Backbone, root: Path, workdir: Path, protocol: Protocol = PROTOCOL) -> Job:
-    return Job(backbone, root, protocol, seed=0, device=torch.device("cpu"), workdir=workdir)
+    return Job(
+        backbone, root, protocol, seed=0, device=torch.device("cpu"), workdir=workdir, features=workdir / "features"
+    )
 
 
 def test_evaluate_equals_a_plain_pipeline(backbone: Backbone, root: Path, tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_a_foreign_input_convention_gives_the_same_numbers(backbone: Backbone, r
 
 
 def test_missing_faiss_names_the_command_that_installs_it() -> None:
-    code = "import sys; sys.modules['faiss'] = None; import evaluators.search"
+    code = "import sys; sys.modules['faiss'] = None; import evaluators.knn.search"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "MissingPackage: expected the package faiss for kNN search, found none installed" in done.stderr

@@ -15,13 +15,13 @@ from converters.errors import CheckFailed
 from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from evaluators.datasets import image_folder
-from evaluators.datasets.image_folder import ImageFolder
-from evaluators.features import Frozen, freeze
+from evaluators.datasets.labelled import LabelledImages, load_image
+from evaluators.features.frozen import Frozen, freeze
 from evaluators.images import Images, random_view, stream
 from evaluators.job import Job, Outcome, evaluate
-from evaluators.linear import head, learning_rate, order, rank, train
-from evaluators.protocol import LinearSettings
+from evaluators.linear.task import head, learning_rate, order, rank, train
 from evaluators.protocols import CATALOGUE
+from evaluators.settings.linear import LinearSettings
 from tests import image_folders
 from tests.reference import linear_naive
 
@@ -32,7 +32,7 @@ SEED = 3
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ImageFolder:
+def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return image_folder.read(image_folders.make(tmp_path_factory.mktemp("data") / "colours"))
 
 
@@ -41,14 +41,14 @@ def backbone() -> Backbone:
     return random_backbone("resnet18", 0)
 
 
-def probe(backbone: Backbone, data: ImageFolder, settings: LinearSettings = SETTINGS) -> tuple[Frozen, Images]:
+def probe(backbone: Backbone, data: LabelledImages, settings: LinearSettings = SETTINGS) -> tuple[Frozen, Images]:
     view = random_view(
         backbone.preprocess, crop=settings.crop, scale=settings.crop_scale, interpolation=settings.interpolation
     )
     return freeze(backbone, torch.device("cpu"), [view]), Images(data.train, view, seed=(SEED, 2))
 
 
-def plain_batches(data: ImageFolder) -> list[list[tuple[Tensor, Tensor]]]:
+def plain_batches(data: LabelledImages) -> list[list[tuple[Tensor, Tensor]]]:
     """The same draws, made by hand with torchvision's transforms."""
     plain = T.Compose(
         [
@@ -63,13 +63,13 @@ def plain_batches(data: ImageFolder) -> list[list[tuple[Tensor, Tensor]]]:
         items = []
         for index in order(len(data.train), SEED, epoch):
             torch.manual_seed(stream(SEED, 2, epoch, index))
-            items.append((plain(image_folder.load_image(data.train[index].path)), data.train[index].label))
+            items.append((plain(load_image(data.train[index].path)), data.train[index].label))
         chunks = [items[start : start + 7] for start in range(0, len(items), 7)]
         epochs.append([(torch.stack([x for x, _ in c]), torch.tensor([y for _, y in c])) for c in chunks])
     return epochs
 
 
-def test_training_equals_the_reference_loop(backbone: Backbone, data: ImageFolder) -> None:
+def test_training_equals_the_reference_loop(backbone: Backbone, data: LabelledImages) -> None:
     model = backbone.module()
     model.fc = head(512, 3, 0.01, SEED)
     losses = linear_naive.train(model, plain_batches(data), lr=0.05, milestones=(1,), momentum=0.9, weight_decay=1e-3)
@@ -87,7 +87,7 @@ def test_training_equals_the_reference_loop(backbone: Backbone, data: ImageFolde
         assert not torch.equal(parameter, head(512, 3, 0.01, SEED).get_parameter(name))
 
 
-def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: ImageFolder) -> None:
+def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     before = {name: value.clone() for name, value in frozen.module.state_dict().items()}
     list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
@@ -99,14 +99,14 @@ def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: ImageF
     assert all(parameter.grad is None for parameter in frozen.module.parameters())
 
 
-def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: ImageFolder) -> None:
+def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     frozen.module.train()
     list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
     assert frozen.still_frozen().after == backbone.fingerprint
 
 
-def test_exactly_two_tensors_can_be_trained(backbone: Backbone, data: ImageFolder) -> None:
+def test_exactly_two_tensors_can_be_trained(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     assert not any(parameter.requires_grad for parameter in frozen.module.parameters())
     frozen.module.get_parameter("bn1.bias").requires_grad_(True)
@@ -114,7 +114,7 @@ def test_exactly_two_tensors_can_be_trained(backbone: Backbone, data: ImageFolde
         next(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
 
 
-def test_a_loss_that_is_not_finite_names_lr_and_step(backbone: Backbone, data: ImageFolder) -> None:
+def test_a_loss_that_is_not_finite_names_lr_and_step(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     settings = SETTINGS.model_copy(update={"lr": 1e38})
     with pytest.raises(CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38.*batch 7"):
@@ -152,15 +152,25 @@ def test_rank_puts_the_lower_class_first_among_equals() -> None:
     assert rank(logits).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
 
 
-def run(backbone: Backbone, data: ImageFolder, workdir: Path, seed: int, *overrides: str) -> Outcome:
+def run(backbone: Backbone, data: LabelledImages, workdir: Path, seed: int, *overrides: str) -> Outcome:
     workdir.mkdir()
     protocol = CATALOGUE["quickstart-linear@1"].overridden(
         ("resize=36", "crop=32", "epochs=3", "milestones=[2]", "batch_size=6", "lr=0.02", *overrides)
     )
-    return evaluate(Job(backbone, data.root, protocol, seed=seed, device=torch.device("cpu"), workdir=workdir))
+    return evaluate(
+        Job(
+            backbone,
+            data.root,
+            protocol,
+            seed=seed,
+            device=torch.device("cpu"),
+            workdir=workdir,
+            features=workdir / "features",
+        )
+    )
 
 
-def test_evaluate(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+def test_evaluate(backbone: Backbone, data: LabelledImages, tmp_path: Path) -> None:
     outcome = run(backbone, data, tmp_path / "a", 0)
     found = {metric.name: metric.value for metric in outcome.metrics}
     assert list(found) == ["top1", "top5", "top1_best"]
@@ -180,7 +190,7 @@ def test_evaluate(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None
     assert 100.0 * (written["predicted_last"] == written["labels"]).mean() == pytest.approx(found["top1"])
 
 
-def test_the_seed_decides_everything(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+def test_the_seed_decides_everything(backbone: Backbone, data: LabelledImages, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = run(backbone, data, tmp_path / "a", 5)
     torch.manual_seed(2)
@@ -191,13 +201,13 @@ def test_the_seed_decides_everything(backbone: Backbone, data: ImageFolder, tmp_
     assert curves[0] == curves[1] != curves[2]
 
 
-def test_a_batch_larger_than_the_data_set_is_said(backbone: Backbone, data: ImageFolder, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_data_set_is_said(backbone: Backbone, data: LabelledImages, tmp_path: Path) -> None:
     outcome = run(backbone, data, tmp_path / "a", 0, "batch_size=64", "epochs=1")
     assert outcome.notes == ("batch 64 holds all 18 training images",)
 
 
 def test_a_tampered_model_fails(
-    backbone: Backbone, data: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, data: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = backbone.module()
     model.get_buffer("bn1.running_var")[0] += 1.0

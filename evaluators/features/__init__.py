@@ -1,0 +1,1 @@
+"""Frozen features: the live backbone with its receipt, its layers, one extraction that serves all."""

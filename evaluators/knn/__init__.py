@@ -1,0 +1,1 @@
+"""kNN: one exact search, and the votes of every k and T."""

@@ -1,0 +1,16 @@
+"""What each task can be told, one file a task. Pure data: no torch, no framework."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from evaluators.settings.detection import DetectionSettings
+from evaluators.settings.knn import KnnSettings
+from evaluators.settings.linear import LinearSettings
+from evaluators.settings.segmentation import SegmentationSettings
+
+TaskSettings = Annotated[
+    KnnSettings | LinearSettings | DetectionSettings | SegmentationSettings, Field(discriminator="task")
+]

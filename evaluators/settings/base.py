@@ -1,0 +1,32 @@
+"""What the settings of several tasks have in common."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from converters.settings import Settings
+
+
+class FeatureSettings(Settings):
+    """How an image becomes a frozen feature: shorter side to `resize`, centre crop, backbone."""
+
+    resize: int = Field(gt=0)
+    """The shorter side after resizing, pixels."""
+    crop: int = Field(gt=0)
+    """The side of the centre crop, pixels."""
+    interpolation: Literal["bicubic", "bilinear"]
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the frozen backbone computes; features are kept in float32."""
+    batch_size: int = Field(default=128, gt=0)
+    """Images that go through the backbone at a time."""
+    workers: int = Field(default=4, ge=0)
+    """Processes that decode images."""
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.crop > self.resize:
+            # A centre crop larger than the resized image would be padded with black.
+            raise ValueError(f"crop {self.crop} must not exceed resize {self.resize}")
+        return self

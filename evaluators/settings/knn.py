@@ -1,0 +1,26 @@
+"""What the task `knn` can be told."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from evaluators.settings.base import FeatureSettings
+
+
+class KnnSettings(FeatureSettings):
+    """A vote among the nearest training images, on frozen features."""
+
+    seeded: ClassVar[bool] = False
+    """Nothing in it is random: one trial says all."""
+
+    task: Literal["knn"] = "knn"
+    layer: Literal["res5", "head"] = "res5"
+    """Pooled res5, or the embedding behind the projection head."""
+    k: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Numbers of neighbours; one search at the largest serves all."""
+    vote: Literal["weighted", "majority"] = "weighted"
+    """Every neighbour's vote counts exp(cos / T), or one."""
+    temperature: float = Field(default=1.0, gt=0)
+    """T of the weighted vote; a majority vote has none."""
