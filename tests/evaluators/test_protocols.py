@@ -12,8 +12,8 @@ from evaluators.protocols import CATALOGUE
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings
 
-# sha256 over the settings' JSON with sorted keys. A number is comparable only while these stay: whoever changes a setting gives the
-# protocol a new version and adds a line; lines of published versions never change.
+# sha256 over the settings' JSON with sorted keys. A number is comparable only while these stay: whoever changes a
+# setting gives the protocol a new version and adds a line; lines of published versions never change.
 FROZEN = {
     "cityscapes-fcn-d8-40k@1": "bf1a1a4d52d120040f16e45611b9992eb957491bed5045aa513e6b1acf1ec9be",
     "cityscapes-fcn16-90k@1": "f0035b151cfd3286bf213ecf9bdbd7184525a7ccde5be6e56b69ed6fafbe6b34",
