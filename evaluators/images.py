@@ -49,10 +49,25 @@ class ToInput:
         return normalised
 
 
-def centre_view(preprocess: Preprocess, *, resize: int, crop: int, interpolation: str) -> Transform:
-    """Shorter side to `resize` pixels, centre crop of `crop` pixels, then `ToInput`."""
+def centre_view(
+    preprocess: Preprocess, *, resize: int, crop: int, interpolation: str, geometry: str = "crop"
+) -> Transform:
+    """An image of any shape as a square of `crop` pixels, then `ToInput`.
+
+    Args:
+        preprocess: what the backbone wants.
+        resize: pixels of the shorter side, before the square is made.
+        crop: the square's side, pixels.
+        interpolation: of every resizing.
+        geometry: see `evaluators.settings.base.FeatureSettings`.
+    """
     mode = InterpolationMode(interpolation)
-    view: Transform = Compose([Resize(resize, interpolation=mode), CenterCrop(crop), ToInput(preprocess)])
+    steps = {
+        "crop": [Resize(resize, interpolation=mode), CenterCrop(crop)],
+        "squash": [Resize(resize, interpolation=mode), Resize((crop, crop), interpolation=mode)],
+        "squash-crop": [Resize((resize, resize), interpolation=mode), CenterCrop(crop)],
+    }
+    view: Transform = Compose([*steps[geometry], ToInput(preprocess)])
     return view
 
 

@@ -14,7 +14,11 @@ from evaluators.settings.base import FeatureSettings
 def view_of(job: Job, settings: FeatureSettings) -> Transform:
     """The view that these settings ask for, as the job's backbone wants its input."""
     return centre_view(
-        job.backbone.preprocess, resize=settings.resize, crop=settings.crop, interpolation=settings.interpolation
+        job.backbone.preprocess,
+        resize=settings.resize,
+        crop=settings.crop,
+        interpolation=settings.interpolation,
+        geometry=settings.geometry,
     )
 
 

@@ -13,9 +13,12 @@ class FeatureSettings(Settings):
     """How an image becomes a frozen feature: shorter side to `resize`, centre crop, backbone."""
 
     resize: int = Field(gt=0)
-    """The shorter side after resizing, pixels."""
+    """The shorter side after resizing, pixels; see `geometry`."""
     crop: int = Field(gt=0)
-    """The side of the centre crop, pixels."""
+    """The side of what the backbone sees, pixels."""
+    geometry: Literal["crop", "squash", "squash-crop"] = "crop"
+    """How an image of any shape becomes a square: shorter side to `resize` and a centre crop of `crop`; shorter side to
+    `resize`, then all of it to `crop`×`crop`; all of it to `resize`×`resize`, then a centre crop of `crop`."""
     interpolation: Literal["bicubic", "bilinear"]
     precision: Literal["fp32", "bf16"] = "fp32"
     """In which the frozen backbone computes; features are kept in float32."""

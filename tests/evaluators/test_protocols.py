@@ -17,11 +17,11 @@ from evaluators.settings.linear import LinearSettings
 FROZEN = {
     "cityscapes-fcn-d8-40k@1": "bf1a1a4d52d120040f16e45611b9992eb957491bed5045aa513e6b1acf1ec9be",
     "cityscapes-fcn16-90k@1": "f0035b151cfd3286bf213ecf9bdbd7184525a7ccde5be6e56b69ed6fafbe6b34",
-    "knn-dino@1": "44a5cd246561f46be0668a0ffbc13a0a05521cd91b9b09b36810d1f67dd5cee4",
-    "linear-moco@1": "95c15da0e9c4411d7c5e37a2559510daf70752a7a9747a788a82aae5d761ffbb",
+    "knn-dino@1": "437c188cc6c8c4ffac5c11cd15e1cdd65f64e40e81b03235fa935161b4897a23",
+    "linear-moco@1": "d5210d3e52596d16b32c27a32d97375d963987b09cb1ffa3161c86aec51ba849",
     "quickstart-detection@1": "a04e73f820b6993ad91f110dad21c27cda43386f5efc761e94635c72ba2ded04",
-    "quickstart-knn@1": "62c1a78ae6cab91109b7778ffa4e0e9eeb86b0aadcdaa9a7fafb2aa93f25e332",
-    "quickstart-linear@1": "b02e9f77bb3763b5a0fd104341e6d868bf64760d024627f3a9cf3e3ae696c6f1",
+    "quickstart-knn@1": "c430f76484ef34436c52ddc7d67121b20925e4aed0c14a9ee79dd1591f50d519",
+    "quickstart-linear@1": "7d6e0f7e22f483736e385f1719f9a481e83a66d6fd840b022c337b9d2f68e0b6",
     "quickstart-segmentation@1": "edc6b3ca2a442d6d9227b5efbf24e7b064985523c86dfbfe7ae91acbb9aa5120",
     "voc0712-c4-24k@1": "7f569f0148f948dec7b0aacd9419f67d4b0df2b7c9db52c7242b88177421273e",
 }
@@ -53,6 +53,7 @@ def test_linear_moco_is_the_reference_to_the_letter() -> None:
         "weight_decay": 0.0,
         "init_std": 0.01,
         "crop": 224,
+        "geometry": "crop",
         "crop_scale": (0.08, 1.0),
         "resize": 256,
         "interpolation": "bilinear",
@@ -71,6 +72,7 @@ def test_knn_dino_is_the_reference_to_the_letter() -> None:
         "temperature": 0.07,
         "resize": 256,
         "crop": 224,
+        "geometry": "crop",
         "interpolation": "bicubic",
     }
 

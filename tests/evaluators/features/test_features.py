@@ -51,6 +51,21 @@ def test_the_default_input_is_that_of_torchvision(data: LabelledImages) -> None:
     assert torch.equal(ToInput(Preprocess())(image), plain(image))
 
 
+@pytest.mark.parametrize(
+    ("geometry", "steps"),
+    [
+        ("crop", [T.Resize(36), T.CenterCrop(32)]),
+        ("squash", [T.Resize(36), T.Resize((32, 32))]),
+        ("squash-crop", [T.Resize((36, 36)), T.CenterCrop(32)]),
+    ],
+)
+def test_geometries(geometry: str, steps: list[nn.Module]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    found = centre_view(Preprocess(), resize=36, crop=32, interpolation="bilinear", geometry=geometry)(image)
+    assert torch.equal(found, T.Compose([*steps, T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])(image))
+
+
 def test_bgr_and_0_to_255() -> None:
     x = ToInput(CAFFE2)(Image.new("RGB", (2, 2), (10, 20, 30)))
     assert x[:, 0, 0].tolist() == pytest.approx([30 - 103.53, 20 - 116.28, 10 - 123.675])
