@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,30 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from converters import architectures, files
+from converters import architectures, files, projection
 from converters.errors import UserError
+from converters.fingerprint import BATCH_COUNTER, fingerprint
 from converters.metadata import BackboneMetadata, Origin, Preprocess, read_metadata
 from converters.no_init import zeros_for_draws
-
-BATCH_COUNTER = "num_batches_tracked"
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) that identifies weights in whichever container they lie.
-
-    Taken over parameters and running statistics in the order of their torchvision names. Of each: the name, the dtype,
-    the shape as JSON, each closed by a zero byte, then the little-endian bytes. Batch counters, which some families
-    drop, stay out: 265 tensors for a ResNet-50.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        if name.endswith(BATCH_COUNTER):
-            continue
-        tensor = tensors[name].detach().cpu().contiguous()
-        header = f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{json.dumps(list(tensor.shape))}\0"
-        digest.update(header.encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+from converters.projection import ProjectionHead
 
 
 def check_tensors(arch: str, tensors: Mapping[str, object], where: str | Path) -> None:
@@ -85,6 +65,8 @@ class Backbone:
     origin: Origin
     preprocess: Preprocess = field(default_factory=Preprocess)
     stride_in_1x1: bool = False
+    head: ProjectionHead | None = None
+    """The projection head that its source had, where it is MoCo's; outside the fingerprint, in a file of its own."""
 
     def __post_init__(self) -> None:
         check_tensors(self.arch, self.tensors, self.origin.file)
@@ -138,7 +120,7 @@ class Backbone:
         return model.eval()
 
     def save(self, path: Path) -> None:
-        """Write the file: it is whole or absent.
+        """Write the file, and the head's beside it: each is whole or absent. A head that lies there goes.
 
         Raises:
             UserError: where no file can be.
@@ -146,6 +128,12 @@ class Backbone:
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         header = self.metadata.to_header()
+        # The head first: who finds the backbone finds its head too.
+        if self.head is not None:
+            self.head.save(projection.beside(path), self.fingerprint)
+        else:
+            with files.faults_of(path):
+                projection.beside(path).unlink(missing_ok=True)
         with files.whole(path) as partial:
             # safetensors lets the owner alone read what it writes: give it the permissions of any new file instead.
             mode = partial.stat().st_mode
@@ -154,17 +142,20 @@ class Backbone:
 
     @classmethod
     def load(cls, path: Path) -> Backbone:
-        """Read a backbone file and prove that its tensors are those that its header names.
+        """Read a backbone file, and the head beside it; prove that the tensors are those that the headers name.
 
         Raises:
-            UserError: if the file is absent, damaged, no backbone file, or its tensors do not match its fingerprint.
+            UserError: if the file is absent, damaged, no backbone file, its tensors do not match its fingerprint, or
+                the head is that of another backbone.
         """
         metadata = read_metadata(path)
         try:
             tensors = load_file(path)
         except SafetensorError as error:
             raise UserError(expected="a whole backbone file", found=f"a damaged one ({error})", where=path) from None
-        return cls.of(metadata, tensors, path)
+        backbone = cls.of(metadata, tensors, path)
+        width = architectures.architecture(metadata.arch).feature_dim
+        return replace(backbone, head=projection.load_beside(path, metadata.fingerprint, width))
 
     @classmethod
     def of(

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters import certificate, files, parity, to_detectron2
+from converters import certificate, files, parity, projection, to_detectron2
 from converters.backbone import Backbone
 from converters.certificate import Certificate, Coverage, Parity, Target, Verdict, WrittenFile
 from converters.errors import CheckFailed, UserError
@@ -31,6 +31,8 @@ class Outputs:
     weights: Path
     fragment: Path | None
     certificate: Path
+    head: Path | None = None
+    """Beside a backbone file: the projection head, where there is one."""
 
     def check_free(self, *, force: bool) -> None:
         """Refuse to overwrite.
@@ -38,7 +40,7 @@ class Outputs:
         Raises:
             UserError: if one of them is there already and `force` is not set, is a folder, or can be nowhere.
         """
-        for path in (self.weights, self.fragment, self.certificate):
+        for path in (self.weights, self.fragment, self.certificate, self.head):
             if path is None:
                 continue
             with files.faults_of(path):
@@ -75,6 +77,7 @@ def outputs(target: Target, weights: Path) -> Outputs:
         fragment=weights.with_suffix(suffix) if suffix else None,
         # With the whole name, so that r18.pkl and r18.pth can lie side by side.
         certificate=weights.with_name(weights.name + certificate.SUFFIX),
+        head=projection.beside(weights) if TARGETS[target].write_weights == Backbone.save else None,
     )
 
 
@@ -116,6 +119,12 @@ def _publish(staged: Outputs, final: Outputs) -> None:
     if final.certificate.exists():
         final.certificate.unlink()
         files.sync_folder(folder)
+    if staged.head is not None and final.head is not None:
+        # Before the backbone: who finds that finds its head too.
+        if staged.head.exists():
+            files.move(staged.head, final.head)
+        else:
+            final.head.unlink(missing_ok=True)
     files.move(staged.weights, final.weights)
     if staged.fragment is not None and final.fragment is not None:
         files.move(staged.fragment, final.fragment)
@@ -183,9 +192,15 @@ def _read_back(backbone: Backbone, rules: Rules, weights: Path) -> frozenset[str
         raise CheckFailed(f"coverage: the written file cannot be read back: {error}") from None
     mapped = parity.identical(backbone, written.tensors)
     _demand_all(backbone, mapped, "the written file")
+    if rules.write_weights == Backbone.save and _head_of(written) != _head_of(backbone):
+        raise CheckFailed("coverage: the projection head's file does not hold the head")
     if written.metadata != backbone.metadata:
         raise CheckFailed("coverage: the written file's header is not the backbone's")
     return mapped
+
+
+def _head_of(backbone: Backbone) -> str | None:
+    return None if backbone.head is None else backbone.head.fingerprint
 
 
 def _demand_all(backbone: Backbone, found: frozenset[str], where: str) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from converters.architectures import ARCHITECTURES
-from converters.backbone import BATCH_COUNTER, Backbone
+from converters.backbone import Backbone
 from converters.errors import CheckFailed
+from converters.fingerprint import BATCH_COUNTER
 from converters.keymap import KeyMap, Stage, stage_of
 from converters.layers import check_layers
 

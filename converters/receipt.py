@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from converters import families, files, keymap
 from converters.architectures import ARCHITECTURES
-from converters.backbone import BATCH_COUNTER, fingerprint
 from converters.errors import CheckFailed
+from converters.fingerprint import BATCH_COUNTER, fingerprint
 from converters.keymap import KeyMap
 from converters.layers import check_layers
 from converters.metadata import BackboneMetadata, Preprocess

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from converters import families, hashing
+from converters import families, hashing, projection
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
@@ -64,7 +64,7 @@ def take(out: Path, held: contextlib.ExitStack, *, force: bool) -> None:
         if force:
             checkpoint.clear(out)
             shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
-            for name in (CSV, SKIPPED, PLOT, BACKBONE):
+            for name in (CSV, SKIPPED, PLOT, BACKBONE, projection.beside(out / BACKBONE).name):
                 (out / name).unlink(missing_ok=True)
     if (out / BACKBONE).exists() and checkpoint.newest(out) is None:
         raise UserError(

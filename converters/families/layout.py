@@ -52,6 +52,8 @@ class Layout:
     aliases: tuple[str, ...] = ()
     """Other names of the trained encoder's tensors: proved to be equal bit for bit, then dropped."""
     drops: tuple[Drop, ...] = ()
+    head: str = ""
+    """What the names of MoCo's projection head begin with, behind the encoder's prefix; empty where it has another."""
     beside: tuple[tuple[str, str], ...] = ()
     """Containers beside the weights, and the rules under which all their tensors are dropped."""
     default: EncoderName = "q"

@@ -46,6 +46,8 @@ class Candidate:
     found: Found
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """Of the encoder, under torchvision's names."""
+    head: dict[str, Tensor] = field(default_factory=dict)
+    """Of MoCo's projection head, dropped from the encoder: name behind `layout.head` -> tensor."""
     inside: dict[str, Tensor] = field(default_factory=dict)
     """Below the encoder's prefix, but no tensor of any ResNet: name behind the prefix -> tensor."""
     outside: list[str] = field(default_factory=list)
@@ -142,6 +144,8 @@ def _place(candidate: Candidate, found: dict[EncoderName, Found], group: Group, 
         candidate.dropped["alias"] += 1
     elif (rule := _rule(layout.drops, name)) is not None:
         candidate.dropped[rule] += 1
+        if mine and layout.head and behind.startswith(layout.head):
+            candidate.head[behind.removeprefix(layout.head)] = tensor
     elif mine:
         candidate.inside[behind] = tensor
     else:

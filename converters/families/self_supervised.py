@@ -21,6 +21,7 @@ MOCO = (
             _QUEUE,
             Drop("memory bank", r"bank"),  # ours, for the mechanism that He et al. 2020 compare MoCo with
         ),
+        head="fc.",
     ),
     # main_lincls.py takes base_encoder.
     Layout(

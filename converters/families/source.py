@@ -10,14 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from converters import architectures, to_detectron2, to_openmmlab, to_torchvision, untrusted
-from converters.backbone import BATCH_COUNTER, Backbone, check_tensors
+from converters import architectures, projection, to_detectron2, to_openmmlab, to_torchvision, untrusted
+from converters.backbone import Backbone, check_tensors
 from converters.errors import UserError
 from converters.families import content as contents
 from converters.families import matching, refusal, said
 from converters.families.choice import LAYOUTS, choose
 from converters.families.matching import Candidate
 from converters.families.reading import Reading
+from converters.fingerprint import BATCH_COUNTER
 from converters.metadata import FORMAT, Origin, safetensors_header
 from converters.seed import parse_seed
 from converters.settings import nearest
@@ -157,6 +158,7 @@ def of_content(file: untrusted.CheckpointFile, how: Reading) -> Backbone:
         ),
         preprocess,
         stride_in_1x1,
+        projection.recognised(candidate.head, architectures.architecture(arch).feature_dim, str(file.path)),
     )
 
 

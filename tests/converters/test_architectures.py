@@ -12,8 +12,8 @@ from torch import nn
 
 from converters import architectures, conversion, families
 from converters.architectures import ARCHITECTURES
-from converters.backbone import fingerprint
 from converters.certificate import Target
+from converters.fingerprint import fingerprint
 
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 OF_TABLE_1 = {"resnet50": 24, "resnext50_32x8d": 46, "resnet50w2x": 94, "resnet50w4x": 375}

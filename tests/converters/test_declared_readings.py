@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from converters import families, inspection
-from converters.backbone import fingerprint
 from converters.errors import UserError
 from converters.families import Reading
+from converters.fingerprint import fingerprint
 from tests import checkpoints
 from tests.layouts import CASES, body, linear, norm, pointer, sequential, under
 from transfer.__main__ import main

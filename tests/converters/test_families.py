@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from converters import families
-from converters.backbone import fingerprint
 from converters.errors import UserError
 from converters.families import Reading
+from converters.fingerprint import fingerprint
 from converters.hashing import sha256_of
 from tests import checkpoints
 

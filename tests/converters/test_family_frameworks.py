@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from converters import families
 from converters.architectures import ARCHITECTURES, expected_shapes
-from converters.backbone import fingerprint
 from converters.errors import UserError
 from converters.families import Reading, naming
 from converters.families.layout import Naming
+from converters.fingerprint import fingerprint
 from converters.metadata import Preprocess
 from tests import checkpoints
 from tests.layouts import State, body, linear, norm, numpy_state, under

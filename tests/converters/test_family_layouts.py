@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from converters import families
-from converters.backbone import fingerprint
 from converters.errors import UserError
 from converters.families import Reading, source
+from converters.fingerprint import fingerprint
 from converters.untrusted import CheckpointFile
 from tests import checkpoints
 from tests.layouts import CASES, Case, State

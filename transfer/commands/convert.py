@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> int:
     papers = batch.convert_one(tasks[0], read, head=heads[args.head], force=args.force)
     for paper, (_, files) in zip(papers, tasks[0].outputs, strict=True):
         rows = [*about_certificate(paper)]
-        rows += [
-            ("wrote", str(path)) for path in (files.weights, files.fragment, files.certificate) if path is not None
-        ]
+        written = (files.weights, files.head, files.fragment, files.certificate)
+        rows += [("wrote", str(path)) for path in written if path is not None and path.exists()]
         for label, value in rows:
             print(f"{label:<11}  {value}")
     return 0
