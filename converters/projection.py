@@ -78,9 +78,7 @@ class ProjectionHead:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         with files.whole(path) as partial:
             mode = partial.stat().st_mode  # safetensors lets the owner alone read what it writes
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}, partial, header
-            )
+            save_file(tensors, partial, header)
             partial.chmod(mode)
 
 
