@@ -64,6 +64,7 @@ class Outcome:
 TASK_MODULES = {
     "knn": "evaluators.knn.task",
     "linear": "evaluators.linear.task",
+    "svm": "evaluators.svm.task",
     "detection": "evaluators.detection.task",
     "segmentation": "evaluators.segmentation.task",
 }

@@ -20,7 +20,16 @@ from transfer.suite import Suite
 _log = logging.getLogger(__name__)
 
 # Long steps first, so that the last one does not run alone.
-_ORDER = {"data": 0, "pretraining": 1, "backbone": 2, "detection": 3, "segmentation": 4, "linear": 5, "knn": 6}
+_ORDER = {
+    "data": 0,
+    "pretraining": 1,
+    "backbone": 2,
+    "detection": 3,
+    "segmentation": 4,
+    "linear": 5,
+    "svm": 6,
+    "knn": 7,
+}
 
 
 @dataclass

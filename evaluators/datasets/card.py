@@ -30,6 +30,12 @@ def card(settings: TaskSettings, root: Path) -> DatasetCard:
     Raises:
         UserError: if the folder does not hold such a data set.
     """
-    layout = settings.layout if settings.task in ("detection", "segmentation") else "image_folder"
-    found: DatasetCard = importlib.import_module(f"evaluators.datasets.{layout}").card(settings, root)
+    found: DatasetCard = importlib.import_module(f"evaluators.datasets.{_layout(settings)}").card(settings, root)
     return found
+
+
+def _layout(settings: TaskSettings) -> str:
+    """The module of the layout that a protocol's settings ask for."""
+    if settings.task in ("detection", "segmentation"):
+        return settings.layout
+    return "voc_labels" if settings.task == "svm" else "image_folder"

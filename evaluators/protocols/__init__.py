@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evaluators.protocol import Protocol
-from evaluators.protocols import detection, knn, linear, segmentation
+from evaluators.protocols import detection, knn, linear, segmentation, svm
 
 CATALOGUE: dict[str, Protocol] = {
-    protocol.id: protocol for task in (knn, linear, detection, segmentation) for protocol in task.PROTOCOLS
+    protocol.id: protocol for task in (knn, linear, svm, detection, segmentation) for protocol in task.PROTOCOLS
 }

@@ -10,7 +10,8 @@ from evaluators.settings.detection import DetectionSettings
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings
 from evaluators.settings.segmentation import SegmentationSettings
+from evaluators.settings.svm import SvmSettings
 
 TaskSettings = Annotated[
-    KnnSettings | LinearSettings | DetectionSettings | SegmentationSettings, Field(discriminator="task")
+    KnnSettings | LinearSettings | SvmSettings | DetectionSettings | SegmentationSettings, Field(discriminator="task")
 ]

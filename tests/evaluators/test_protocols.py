@@ -11,6 +11,7 @@ from converters.errors import UserError
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings
+from evaluators.settings.svm import SvmSettings
 
 # sha256 over the settings' JSON with sorted keys. A number is comparable only while these stay: whoever changes a
 # setting gives the protocol a new version and adds a line; lines of published versions never change.
@@ -23,6 +24,7 @@ FROZEN = {
     "quickstart-knn@1": "c430f76484ef34436c52ddc7d67121b20925e4aed0c14a9ee79dd1591f50d519",
     "quickstart-linear@1": "7d6e0f7e22f483736e385f1719f9a481e83a66d6fd840b022c337b9d2f68e0b6",
     "quickstart-segmentation@1": "edc6b3ca2a442d6d9227b5efbf24e7b064985523c86dfbfe7ae91acbb9aa5120",
+    "svm-voc07@1": "41b265c5fa12f55bd5622be4347bb0eae5d46d2a942769a38f17ff83f0684487",
     "voc0712-c4-24k@1": "7f569f0148f948dec7b0aacd9419f67d4b0df2b7c9db52c7242b88177421273e",
 }
 
@@ -74,6 +76,39 @@ def test_knn_dino_is_the_reference_to_the_letter() -> None:
         "crop": 224,
         "geometry": "crop",
         "interpolation": "bicubic",
+    }
+
+
+def test_svm_voc07_is_the_reference_to_the_letter() -> None:
+    """open-mmlab/OpenSelfSup@1db69ec benchmarks/svm_tools and openselfsup/models/utils/multi_pooling.py."""
+    settings = CATALOGUE["svm-voc07@1"].settings
+    assert isinstance(settings, SvmSettings)
+    assert {layer.stage: layer.pool for layer in settings.layers} == {
+        "stem": (10, 10, 4),
+        "res2": (16, 8, 0),
+        "res3": (13, 5, 0),
+        "res4": (8, 3, 0),
+        "res5": (6, 1, 0),
+    }
+    assert sorted(settings.costs) == [2.0**-power for power in range(19, 3, -1)] + [1.0, 10.0, 100.0]
+    assert settings.model_dump(exclude={"workers", "batch_size", "layers", "costs"}) == {
+        "task": "svm",
+        "precision": "fp32",
+        "train_split": "2007_trainval",
+        "test_split": "2007_test",
+        "resize": 256,
+        "crop": 224,
+        "geometry": "squash",
+        "interpolation": "bilinear",
+        "folds": 3,
+        "positive_weight": 2.0,
+        "ignored_in_training": "negative",
+        "intercept_scaling": 1.0,
+        "tolerance": 1e-4,
+        "max_iterations": 2000,
+        "low_shot_k": (1, 2, 4, 8, 16, 32, 64, 96),
+        "low_shot_samples": 5,
+        "low_shot_negatives": 19,
     }
 
 

@@ -1,0 +1,1 @@
+"""Linear support vector machines on frozen features, one a class, and their average precision."""
