@@ -64,6 +64,7 @@ class Outcome:
 TASK_MODULES = {
     "knn": "evaluators.knn.task",
     "linear": "evaluators.linear.task",
+    "linear-multihead": "evaluators.linear.multihead",
     "svm": "evaluators.svm.task",
     "detection": "evaluators.detection.task",
     "segmentation": "evaluators.segmentation.task",

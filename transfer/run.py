@@ -26,6 +26,7 @@ _ORDER = {
     "backbone": 2,
     "detection": 3,
     "segmentation": 4,
+    "linear-multihead": 5,
     "linear": 5,
     "svm": 6,
     "knn": 7,

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from evaluators.settings.detection import DetectionSettings
 from evaluators.settings.knn import KnnSettings
-from evaluators.settings.linear import LinearSettings
+from evaluators.settings.linear import LinearSettings, MultiheadSettings
 from evaluators.settings.segmentation import SegmentationSettings
 from evaluators.settings.svm import SvmSettings
 
 TaskSettings = Annotated[
-    KnnSettings | LinearSettings | SvmSettings | DetectionSettings | SegmentationSettings, Field(discriminator="task")
+    KnnSettings | LinearSettings | MultiheadSettings | SvmSettings | DetectionSettings | SegmentationSettings,
+    Field(discriminator="task"),
 ]

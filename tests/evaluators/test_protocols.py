@@ -20,6 +20,7 @@ FROZEN = {
     "cityscapes-fcn16-90k@1": "f0035b151cfd3286bf213ecf9bdbd7184525a7ccde5be6e56b69ed6fafbe6b34",
     "knn-dino@1": "437c188cc6c8c4ffac5c11cd15e1cdd65f64e40e81b03235fa935161b4897a23",
     "linear-moco@1": "d5210d3e52596d16b32c27a32d97375d963987b09cb1ffa3161c86aec51ba849",
+    "linear-multihead@1": "f4179c19d816a1ff47fdbbb6e314152eed57264fa6f5e26393d960c697901efc",
     "quickstart-detection@1": "a04e73f820b6993ad91f110dad21c27cda43386f5efc761e94635c72ba2ded04",
     "quickstart-knn@1": "c430f76484ef34436c52ddc7d67121b20925e4aed0c14a9ee79dd1591f50d519",
     "quickstart-linear@1": "7d6e0f7e22f483736e385f1719f9a481e83a66d6fd840b022c337b9d2f68e0b6",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from evaluators.datasets.labelled import LabelledImages, load_image
 from evaluators.features.frozen import Frozen, freeze
 from evaluators.images import Images, random_view, stream
 from evaluators.job import Job, Outcome, evaluate
-from evaluators.linear.task import head, learning_rate, order, rank, train
+from evaluators.linear.batches import FeatureBatches
+from evaluators.linear.heads import Heads, start
+from evaluators.linear.training import order, scale, train
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.linear import LinearSettings
 from tests import image_folders
@@ -41,11 +44,25 @@ def backbone() -> Backbone:
     return random_backbone("resnet18", 0)
 
 
-def probe(backbone: Backbone, data: LabelledImages, settings: LinearSettings = SETTINGS) -> tuple[Frozen, Images]:
+def probe(backbone: Backbone, data: LabelledImages) -> tuple[Frozen, Images]:
     view = random_view(
-        backbone.preprocess, crop=settings.crop, scale=settings.crop_scale, interpolation=settings.interpolation
+        backbone.preprocess, crop=SETTINGS.crop, scale=SETTINGS.crop_scale, interpolation=SETTINGS.interpolation
     )
     return freeze(backbone, torch.device("cpu"), [view]), Images(data.train, view, seed=(SEED, 2))
+
+
+def batches_of(frozen: Frozen, images: Images) -> FeatureBatches:
+    return FeatureBatches(frozen, images, feature_dim=512, batch_size=7, workers=0, device=torch.device("cpu"))
+
+
+def head(lr: float = SETTINGS.lr) -> Heads:
+    return Heads(start(512, 3, 0.01, SEED), lr=[lr], weight_decay=[SETTINGS.weight_decay], momentum=SETTINGS.momentum)
+
+
+def trained(backbone: Backbone, data: LabelledImages) -> tuple[Frozen, Heads]:
+    (frozen, images), heads = probe(backbone, data), head()
+    list(train(heads, batches_of(frozen, images), SETTINGS, n=len(images), seed=SEED))
+    return frozen, heads
 
 
 def plain_batches(data: LabelledImages) -> list[list[tuple[Tensor, Tensor]]]:
@@ -71,26 +88,25 @@ def plain_batches(data: LabelledImages) -> list[list[tuple[Tensor, Tensor]]]:
 
 def test_training_equals_the_reference_loop(backbone: Backbone, data: LabelledImages) -> None:
     model = backbone.module()
-    model.fc = head(512, 3, 0.01, SEED)
+    model.fc = nn.Linear(512, 3)
+    nn.init.zeros_(model.fc.bias)
+    model.fc.weight.data.copy_(head().weight[0])
     losses = linear_naive.train(model, plain_batches(data), lr=0.05, milestones=(1,), momentum=0.9, weight_decay=1e-3)
-    frozen, images = probe(backbone, data)
-    fc = head(512, 3, 0.01, SEED)
-    curve = list(train(frozen, fc, images, SETTINGS, SEED))
-    assert [lr for lr, _, _ in curve] == pytest.approx([0.05, 0.005])
+    (frozen, images), heads = probe(backbone, data), head()
+    curve = list(train(heads, batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
+    assert [epoch.scale for epoch in curve] == pytest.approx([1.0, 0.1])
     sizes = [7, 7, 4]
-    for epoch, (_, loss, _) in enumerate(curve):
-        steps = losses[3 * epoch : 3 * epoch + 3]
-        assert loss == pytest.approx(sum(a * b for a, b in zip(sizes, steps, strict=True)) / 18, rel=1e-5)
-    expected = {"weight": model.get_parameter("fc.weight"), "bias": model.get_parameter("fc.bias")}
-    for name, parameter in fc.named_parameters():
-        torch.testing.assert_close(parameter, expected[name], rtol=1e-5, atol=1e-6)
-        assert not torch.equal(parameter, head(512, 3, 0.01, SEED).get_parameter(name))
+    for number, epoch in enumerate(curve):
+        steps = losses[3 * number : 3 * number + 3]
+        assert epoch.loss == pytest.approx([sum(a * b for a, b in zip(sizes, steps, strict=True)) / 18], rel=1e-5)
+    torch.testing.assert_close(heads.weight[0], model.get_parameter("fc.weight").detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(heads.bias[0], model.get_parameter("fc.bias").detach(), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(heads.weight, head().weight)
 
 
 def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: LabelledImages) -> None:
-    frozen, images = probe(backbone, data)
-    before = {name: value.clone() for name, value in frozen.module.state_dict().items()}
-    list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+    before = backbone.module().state_dict()
+    frozen, _ = trained(backbone, data)
     after = frozen.module.state_dict()
     # Batch counters are among them: one forward in train mode would show there.
     assert len(before) == 120
@@ -102,32 +118,33 @@ def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: Labell
 def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     frozen.module.train()
-    list(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+    list(train(head(), batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
     assert frozen.still_frozen().after == backbone.fingerprint
 
 
-def test_exactly_two_tensors_can_be_trained(backbone: Backbone, data: LabelledImages) -> None:
+def test_a_backbone_that_can_be_trained_is_refused(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
-    assert not any(parameter.requires_grad for parameter in frozen.module.parameters())
     frozen.module.get_parameter("bn1.bias").requires_grad_(True)
-    with pytest.raises(CheckFailed, match=r"expected two trainable tensors \(fc.weight, fc.bias\), found 3"):
-        next(train(frozen, head(512, 3, 0.01, SEED), images, SETTINGS, SEED))
+    with pytest.raises(CheckFailed, match="expected a frozen backbone, found 1 tensors that can be trained"):
+        batches_of(frozen, images)
 
 
-def test_a_loss_that_is_not_finite_names_lr_and_step(backbone: Backbone, data: LabelledImages) -> None:
+def test_a_loss_that_is_not_finite_names_the_step(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
-    settings = SETTINGS.model_copy(update={"lr": 1e38})
-    with pytest.raises(CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38.*batch 7"):
-        list(train(frozen, head(512, 3, 0.01, SEED), images, settings, SEED))
+    with pytest.raises(
+        CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38: it is too large"
+    ):
+        list(train(head(1e38), batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
 
 
 def test_the_head_starts_from_the_seed() -> None:
-    fc = head(2048, 1000, 0.01, 0)
-    assert fc.weight.std().item() == pytest.approx(0.01, rel=0.01)
-    assert fc.weight.mean().item() == pytest.approx(0.0, abs=1e-4)
-    assert not fc.bias.any()
-    assert torch.equal(fc.weight, head(2048, 1000, 0.01, 0).weight)
-    assert not torch.equal(fc.weight, head(2048, 1000, 0.01, 1).weight)
+    weight = start(2048, 1000, 0.01, 0)
+    assert weight.shape == (1, 1000, 2048)
+    assert weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert weight.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert torch.equal(weight, start(2048, 1000, 0.01, 0))
+    assert not torch.equal(weight, start(2048, 1000, 0.01, 1))
+    assert not head().bias.any()
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
@@ -142,18 +159,13 @@ def test_learning_rate_falls_at_60_and_80() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=30.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[60, 80], gamma=0.1)
     for epoch in range(100):
-        assert learning_rate(settings, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        assert settings.lr * scale(settings, epoch) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 
 
-def test_rank_puts_the_lower_class_first_among_equals() -> None:
-    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0, 2.0, -1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
-    assert rank(logits).tolist() == [[1, 2, 4, 0, 3], [0, 1, 2, 3, 4]]
-
-
 def run(backbone: Backbone, data: LabelledImages, workdir: Path, seed: int, *overrides: str) -> Outcome:
-    workdir.mkdir()
+    workdir.mkdir(exist_ok=True)
     protocol = CATALOGUE["quickstart-linear@1"].overridden(
         ("resize=36", "crop=32", "epochs=3", "milestones=[2]", "batch_size=6", "lr=0.02", *overrides)
     )
@@ -215,3 +227,42 @@ def test_a_tampered_model_fails(
     with pytest.raises(CheckFailed, match="does not hold the backbone"):
         run(backbone, data, tmp_path / "a", 0)
     assert not any((tmp_path / "a").iterdir())
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_bits(
+    backbone: Backbone, data: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(backbone, data, tmp_path / "whole", 0)
+    state = tmp_path / "cut" / "unfinished.safetensors"
+    ranked, calls = Heads.rank, []
+
+    def killed(self: Heads, features: Tensor, which: int) -> Tensor:
+        calls.append(which)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ranked(self, features, which)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Heads, "rank", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(backbone, data, tmp_path / "cut", 0)
+    assert len((tmp_path / "cut" / "linear.csv").read_text().splitlines()) == 3  # the head and two epochs
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Heads, "rank", lambda self, *args: (seen.append(1), ranked(self, *args))[1])
+        assert run(backbone, data, tmp_path / "cut", 0) == whole
+    assert len(seen) == 2, "one epoch was left, and the predictions"
+    for name in ("linear.csv", "predictions.npz"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not state.exists()
+
+    # What another seed left behind is no beginning for this one; nor is a damaged file.
+    run(backbone, data, tmp_path / "clean", 1)
+    assert (tmp_path / "other" / state.name).exists()
+    run(backbone, data, tmp_path / "other", 1)
+    state.write_bytes(b"\0" * 100)
+    run(backbone, data, tmp_path / "cut", 1)
+    curves = [(tmp_path / name / "linear.csv").read_text() for name in ("clean", "other", "cut")]
+    assert curves[0] == curves[1] == curves[2]
