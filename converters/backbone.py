@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from converters import architectures, files, projection
 from converters.errors import UserError
 from converters.fingerprint import BATCH_COUNTER, fingerprint
-from converters.metadata import BackboneMetadata, Origin, Preprocess, read_metadata
+from converters.metadata import BackboneMetadata, Origin, Preprocess, head_beside, read_metadata
 from converters.no_init import zeros_for_draws
 from converters.projection import ProjectionHead
 
@@ -130,10 +130,10 @@ class Backbone:
         header = self.metadata.to_header()
         # The head first: who finds the backbone finds its head too.
         if self.head is not None:
-            self.head.save(projection.beside(path), self.fingerprint)
+            self.head.save(head_beside(path), self.fingerprint)
         else:
             with files.faults_of(path):
-                projection.beside(path).unlink(missing_ok=True)
+                head_beside(path).unlink(missing_ok=True)
         with files.whole(path) as partial:
             # safetensors lets the owner alone read what it writes: give it the permissions of any new file instead.
             mode = partial.stat().st_mode

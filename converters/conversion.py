@@ -11,11 +11,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters import certificate, files, parity, projection, to_detectron2
+from converters import certificate, files, parity, to_detectron2
 from converters.backbone import Backbone
 from converters.certificate import Certificate, Coverage, Parity, Target, Verdict, WrittenFile
 from converters.errors import CheckFailed, UserError
 from converters.hashing import sha256_later, sha256_of
+from converters.metadata import head_beside
 from converters.parity import LiveModel
 from converters.targets import TARGETS, Rules
 from converters.to_detectron2 import Head
@@ -77,7 +78,7 @@ def outputs(target: Target, weights: Path) -> Outputs:
         fragment=weights.with_suffix(suffix) if suffix else None,
         # With the whole name, so that r18.pkl and r18.pth can lie side by side.
         certificate=weights.with_name(weights.name + certificate.SUFFIX),
-        head=projection.beside(weights) if TARGETS[target].write_weights == Backbone.save else None,
+        head=head_beside(weights) if TARGETS[target].write_weights == Backbone.save else None,
     )
 
 

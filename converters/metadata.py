@@ -18,6 +18,10 @@ from converters.settings import Settings, parse
 FORMAT = "moco-transfer-backbone"
 VERSION = 1
 
+HEAD_FORMAT = "moco-transfer-head"
+HEAD_VERSION = 1
+HEAD_SUFFIX = ".head.safetensors"
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -115,6 +119,41 @@ def read_metadata(path: Path) -> BackboneMetadata:
             cure="see what it is with: moco-transfer inspect",
         )
     return parse_header(header, path)
+
+
+def head_beside(backbone: Path) -> Path:
+    """Where the projection head of a backbone file lies: `moco.head.safetensors` beside `moco.safetensors`."""
+    return backbone.with_name(backbone.stem + HEAD_SUFFIX)
+
+
+def read_head_fingerprint(backbone: Path, fingerprint: str) -> str | None:
+    """The fingerprint of the projection head beside a backbone file; None where there is none.
+
+    Args:
+        backbone: the file.
+        fingerprint: of the backbone.
+
+    Raises:
+        UserError: if the head is damaged, of a version not understood, or that of another backbone.
+    """
+    path = head_beside(backbone)
+    if not path.exists():
+        return None
+    header = safetensors_header(path) or {}
+    cure = "convert the checkpoint again, or remove this file"
+    if (header.get("format"), header.get("version")) != (HEAD_FORMAT, str(HEAD_VERSION)):
+        found = f"{header.get('format', 'another or damaged file')} {header.get('version', '')}"
+        raise UserError(
+            expected=f"a projection head ({HEAD_FORMAT} {HEAD_VERSION})", found=found, where=path, cure=cure
+        )
+    if header.get("backbone") != fingerprint:
+        raise UserError(
+            expected=f"the head of the backbone {fingerprint[:12]}",
+            found=f"that of {str(header.get('backbone'))[:12]}",
+            where=path,
+            cure=cure,
+        )
+    return header.get("fingerprint", "")
 
 
 def safetensors_header(path: Path) -> dict[str, str] | None:

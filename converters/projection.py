@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from converters import files
 from converters.errors import UserError
 from converters.fingerprint import fingerprint
-from converters.metadata import safetensors_header
+from converters.metadata import HEAD_FORMAT, HEAD_VERSION, head_beside, read_head_fingerprint
 
-FORMAT = "moco-transfer-head"
-VERSION = "1"
-SUFFIX = ".head.safetensors"
 _LAYERS = {
     frozenset(prefix + name for prefix in prefixes for name in ("weight", "bias")): prefixes
     for prefixes in (("",), ("0.", "2."))
@@ -74,17 +71,17 @@ class ProjectionHead:
         Raises:
             UserError, CheckFailed: see `converters.files.faults_of`.
         """
-        header = {"format": FORMAT, "version": VERSION, "backbone": backbone, "fingerprint": self.fingerprint}
+        header = {
+            "format": HEAD_FORMAT,
+            "version": str(HEAD_VERSION),
+            "backbone": backbone,
+            "fingerprint": self.fingerprint,
+        }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         with files.whole(path) as partial:
             mode = partial.stat().st_mode  # safetensors lets the owner alone read what it writes
             save_file(tensors, partial, header)
             partial.chmod(mode)
-
-
-def beside(backbone: Path) -> Path:
-    """Where the head of a backbone file lies: `moco.head.safetensors` beside `moco.safetensors`."""
-    return backbone.with_name(backbone.stem + SUFFIX)
 
 
 def recognised(tensors: Mapping[str, Tensor], feature_dim: int, where: str) -> ProjectionHead | None:
@@ -112,26 +109,15 @@ def load_beside(backbone: Path, fingerprint_: str, feature_dim: int) -> Projecti
     Raises:
         UserError: if it is damaged, or belongs to another backbone.
     """
-    path = beside(backbone)
-    if not path.exists():
+    named = read_head_fingerprint(backbone, fingerprint_)
+    if named is None:
         return None
+    path = head_beside(backbone)
     cure = "convert the checkpoint again, or remove this file"
-    header = safetensors_header(path) or {}
-    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-        raise UserError(
-            expected=f"a projection head ({FORMAT}, version {VERSION})", found="another file", where=path, cure=cure
-        )
-    if header.get("backbone") != fingerprint_:
-        raise UserError(
-            expected=f"the head of the backbone {fingerprint_[:12]}",
-            found=f"that of {str(header.get('backbone'))[:12]}",
-            where=path,
-            cure=cure,
-        )
     try:
         head = recognised(load_file(path), feature_dim, str(path))
     except SafetensorError as error:
         raise UserError(expected="a whole file", found=f"a damaged one ({error})", where=path, cure=cure) from None
-    if head is None or head.fingerprint != header.get("fingerprint"):
+    if head is None or head.fingerprint != named:
         raise UserError(expected="the tensors that its header names", found="others", where=path, cure=cure)
     return head

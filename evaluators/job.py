@@ -9,15 +9,10 @@ from pathlib import Path
 import torch
 
 from converters.backbone import Backbone
-from converters.errors import UserError
 from converters.receipt import Receipt
 from converters.settings import Settings
 from evaluators.datasets.card import DatasetCard
 from evaluators.protocol import Protocol
-
-
-class NotApplicable(UserError):
-    """The backbone lacks what a protocol asks for, as the projection head: the cell has no number, and says why."""
 
 
 class Metric(Settings):
@@ -59,6 +54,8 @@ class Outcome:
     dataset: DatasetCard
     notes: tuple[str, ...] = ()
     """Deviations that the reader of the number must know, as `SyncBN became BN: no GPU`."""
+    head: str | None = None
+    """Fingerprint of the live projection head, where features are taken behind it."""
 
 
 TASK_MODULES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field
@@ -10,6 +11,11 @@ from pydantic import Field
 from converters.errors import UserError
 from converters.settings import Settings, nearest, override
 from evaluators.settings import TaskSettings
+from evaluators.settings.knn import KnnSettings
+
+
+class NotApplicable(UserError):
+    """The backbone lacks what a protocol asks for, as the projection head: the cell has no number, and says why."""
 
 
 class Expected(Settings):
@@ -44,6 +50,29 @@ class Protocol(Settings):
     def task(self) -> str:
         """As `knn`; `evaluators.job.TASK_MODULES` has all."""
         return self.settings.task
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether features are taken behind the projection head."""
+        return isinstance(self.settings, KnnSettings) and self.settings.layer == "head"
+
+    def check_applicable(self, head: str | None, backbone: str | Path) -> None:
+        """Tell where a backbone lacks what the protocol asks for.
+
+        Args:
+            head: fingerprint of the projection head that the backbone has; None for none.
+            backbone: its name, for the message.
+
+        Raises:
+            NotApplicable: if it does.
+        """
+        if self.needs_head and head is None:
+            raise NotApplicable(
+                expected=f"a projection head for {self.id}",
+                found="none beside this backbone",
+                where=backbone,
+                cure="not applicable, unless it is a MoCo checkpoint: convert that again, its head is kept",
+            )
 
     @property
     def modified(self) -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from converters import families, hashing, projection
+from converters import families, hashing
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
+from converters.metadata import head_beside
 from pretrain import checkpoint
 from pretrain.checkpoint import Position
 
@@ -64,7 +65,7 @@ def take(out: Path, held: contextlib.ExitStack, *, force: bool) -> None:
         if force:
             checkpoint.clear(out)
             shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
-            for name in (CSV, SKIPPED, PLOT, BACKBONE, projection.beside(out / BACKBONE).name):
+            for name in (CSV, SKIPPED, PLOT, BACKBONE, head_beside(out / BACKBONE).name):
                 (out / name).unlink(missing_ok=True)
     if (out / BACKBONE).exists() and checkpoint.newest(out) is None:
         raise UserError(

@@ -29,6 +29,8 @@ class Cell:
     """By pretrain seed, then trial seed."""
     failed: tuple[PlannedCell, ...] = ()
     missing: tuple[PlannedCell, ...] = ()
+    not_applicable: tuple[PlannedCell, ...] = ()
+    """The backbone lacks what the protocol asks for."""
     planned: bool = True
     """False where there is a plan and this cell is not in it."""
     delta: float | None = None
@@ -93,11 +95,13 @@ class Cell:
 
     @property
     def state(self) -> str:
-        """`done`, `partial` (some seeds are missing or failed), `failed`, `missing` or `not planned`."""
+        """`done`, `partial` (seeds missing or failed), `failed`, `missing`, `not applicable`, `not planned`."""
         if self.records:
             return "partial" if self.failed or self.missing else "done"
         if self.failed:
             return "failed"
+        if self.not_applicable and not self.missing:
+            return "not applicable"
         return "missing" if self.planned else "not planned"
 
 
@@ -179,7 +183,8 @@ def collate(
                 column=column,
                 records=tuple(held[row, column.name]),
                 failed=tuple(gap for gap in gaps[row, column.name] if gap.state == "failed"),
-                missing=tuple(gap for gap in gaps[row, column.name] if gap.state != "failed"),
+                missing=tuple(gap for gap in gaps[row, column.name] if gap.state in ("missing", "done")),
+                not_applicable=tuple(gap for gap in gaps[row, column.name] if gap.state == "not applicable"),
                 planned=plan is None or (row, column.name) in asked,
             )
             for row in rows

@@ -112,7 +112,7 @@ def cell_frame(table: Table) -> pd.DataFrame:
                 "state": cell.state,
                 "seeds_failed": len(cell.failed),
                 "seeds_missing": len(cell.missing),
-                "reason": "; ".join(f"{describe(gap)}: {gap.reason}" for gap in cell.failed),
+                "reason": "; ".join(f"{describe(gap)}: {gap.reason}" for gap in (*cell.failed, *cell.not_applicable)),
                 "backbone_fingerprints": " ".join(
                     dict.fromkeys(record.backbone.fingerprint for record in cell.records)
                 ),

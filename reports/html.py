@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from reports.collate import Table
 from reports.columns import describe
-from reports.legend import count, failures, gaps, legend, notes, sample_note
+from reports.legend import count, failures, gaps, inapplicable, legend, notes, sample_note
 from reports.numbers import duration, short, shown, signed
 
 
@@ -30,6 +30,7 @@ def page(table: Table) -> str:
         sample_note=sample_note(table),
         legend=legend(table, best="bold"),
         notes=notes(table),
+        inapplicable=inapplicable(table),
         failures=failures(table),
         wall_seconds=sum(record.provenance.wall_seconds for record in table.records),
     )

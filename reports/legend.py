@@ -61,8 +61,8 @@ def count(cell: Cell, table: Table) -> str:
 
 
 def gaps(cell: Cell) -> str:
-    """What a cell lacks, in words: `failed`, `missing`, `1 failed, 2 missing` beside a number; empty if whole."""
-    if cell.state in ("failed", "missing"):
+    """What a cell lacks, in words: `failed`, `1 failed, 2 missing` beside a number; empty if whole."""
+    if cell.state in ("failed", "missing", "not applicable"):
         return cell.state
     if cell.state == "not planned":
         return "–"
@@ -81,6 +81,13 @@ def notes(table: Table) -> list[str]:
                 cell.column.title, "kNN draws nothing at random: other trial seeds repeat a run, and are not counted"
             ] += repeated
     return [f"{title}: {note} ({n} {'run' if n == 1 else 'runs'})" for (title, note), n in seen.items()]
+
+
+def inapplicable(table: Table) -> list[str]:
+    """One line for each cell whose backbone lacks what the protocol asks for."""
+    return [
+        f"{cell.row}, {cell.column.title}: {cell.not_applicable[0].reason}" for cell in table if cell.not_applicable
+    ]
 
 
 def failures(table: Table) -> list[str]:

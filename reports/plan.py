@@ -20,9 +20,9 @@ class PlannedCell(Frozen):
     """The suite's name of the data set, equal to the `dataset.name` of its record; empty where it is not known."""
     pretrain_seed: int | None
     trial_seed: int
-    state: Literal["done", "failed", "missing"]
+    state: Literal["done", "failed", "missing", "not applicable"]
     reason: str = ""
-    """Why it failed, in one line."""
+    """Why it failed, or why the protocol does not apply to this backbone, in one line."""
     log: str = ""
     """Path of its log, relative to the run's folder."""
     cell_id: str | None = None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Frozen(BaseModel):
@@ -87,6 +87,8 @@ class ReceiptCard(Frozen):
     stride_in_1x1: bool
     after: str | None = None
     """Fingerprint after a frozen evaluation; None where the weights are tuned."""
+    head: str | None = None
+    """Fingerprint of the live projection head, where features are taken behind it."""
 
 
 class Provenance(Frozen):
@@ -105,7 +107,8 @@ class Provenance(Frozen):
 class Record(Frozen):
     """A finished cell."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """2 added `receipt.head`."""
     cell_id: str
     protocol: ProtocolCard
     backbone: BackboneCard

@@ -20,10 +20,11 @@ from reports.files import write_whole
 from reports.plan import Plan
 from reports.record import SCHEMA_VERSION, Frozen, Record
 
-FROZEN_TASKS = ("knn", "linear", "linear-multihead")
-"""Tasks that leave the backbone as it is, which their receipt shows by its fingerprint after the evaluation."""
+TUNED_TASKS = ("detection", "segmentation", "finetune")
+"""Tasks that change the backbone. All others leave it as it is, which their receipt shows by its fingerprint after the
+evaluation."""
 
-UNDERSTOOD = (SCHEMA_VERSION,)
+UNDERSTOOD = (1, SCHEMA_VERSION)
 """Schema versions of a record that can be read."""
 
 _CELL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -159,7 +160,7 @@ def check_proof(record: Record, where: Path) -> None:
         raise ReportError(expected="a backbone fingerprint (64 hex digits)", found=repr(expected), where=where)
     receipt = record.receipt
     shown: dict[str, str | None] = {"backbone": receipt.backbone, "live": receipt.live}
-    if receipt.after is not None or record.protocol.task in FROZEN_TASKS:
+    if receipt.after is not None or record.protocol.task not in TUNED_TASKS:
         shown["after"] = receipt.after
     for name, found in shown.items():
         if found != expected:
@@ -169,6 +170,14 @@ def check_proof(record: Record, where: Path) -> None:
                 where=where,
                 cure=_NO_PROOF,
             )
+
+    if record.protocol.settings.get("layer") == "head" and not _SHA256.fullmatch(receipt.head or ""):
+        raise ReportError(
+            expected="a receipt with the fingerprint of the projection head",
+            found=receipt.head or "nothing",
+            where=where,
+            cure=_NO_PROOF,
+        )
 
 
 def _check(record: Record, where: Path) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from reports.collate import Cell, Table
 from reports.columns import Column
-from reports.legend import count, failures, gaps, legend, notes, sample_note
+from reports.legend import count, failures, gaps, inapplicable, legend, notes, sample_note
 from reports.numbers import short, shown, signed
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -33,6 +33,7 @@ def markdown(table: Table) -> str:
     lines += ["", *(f"- {_escape(line)}" for line in legend(table, best="bold"))]
     lines += _section("To know before comparing", table.warnings)
     lines += _section("Notes", notes(table))
+    lines += _section("Not applicable", inapplicable(table))
     lines += _section("Failed", failures(table))
     if table.columns:
         lines += ["", "**Columns**", "", *(f"- {_describe(column)}" for column in table.columns)]
@@ -69,6 +70,7 @@ def terminal(table: Table, *, colour: bool = False) -> str:
     console.print()
     lines = [*legend(table, best="marked *"), *(f"! {line}" for line in table.warnings)]
     lines += [f"note: {line}" for line in notes(table)]
+    lines += [f"not applicable: {line}" for line in inapplicable(table)]
     lines += [f"failed: {line}" for line in failures(table)]
     if note := sample_note(table):
         lines.append(note)

@@ -53,14 +53,17 @@ def evaluate_cell(
 
     Raises:
         UserError: for wrong input.
+        NotApplicable: if the backbone lacks what the protocol asks for.
         CheckFailed: if a proof does not hold.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     commit, dirty = provenance.commit()  # now: the source may change while this runs
     place = _device(device)
     backbone = families.read_source(weights)
+    head = None if backbone.head is None else backbone.head.fingerprint
+    protocol.check_applicable(head, row)
     dataset = card(protocol.settings, data).fingerprint
-    id_ = cell_id(backbone.metadata, protocol, dataset, seed)
+    id_ = cell_id(backbone.metadata, protocol, dataset, seed, head)
     path = store.record_path(run / "results", id_)
     workdir = run / "cells" / id_
     with exclusive(workdir, "evaluation"):
@@ -79,7 +82,7 @@ def evaluate_cell(
             pretrain_seed=backbone.origin.pretrain_seed,
             trial_seed=seed,
             metrics=_metrics(outcome),
-            receipt=ReceiptCard.model_validate(outcome.receipt.model_dump()),
+            receipt=ReceiptCard.model_validate(outcome.receipt.model_dump() | {"head": outcome.head}),
             notes=outcome.notes,
             provenance=Provenance(
                 command=command,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from converters.errors import UserError
-from converters.metadata import BackboneMetadata, read_metadata
+from converters.metadata import BackboneMetadata, read_head_fingerprint, read_metadata
 from evaluators.datasets.card import card
 from evaluators.protocol import Protocol, find
 from evaluators.protocols import CATALOGUE
@@ -68,7 +68,7 @@ class Step:
 class Status:
     """Where a step stands."""
 
-    state: Literal["pending", "running", "done", "failed"] = "pending"
+    state: Literal["pending", "running", "done", "failed", "not applicable"] = "pending"
     reason: str = ""
     resolved: Resolved | None = None
     seconds: float = 0.0
@@ -76,10 +76,13 @@ class Status:
     """Done by an earlier run."""
 
 
-def cell_id(backbone: BackboneMetadata, protocol: Protocol, dataset_fingerprint: str, seed: int) -> str:
-    """The id of a cell: a hash of everything that decides its number."""
+def cell_id(
+    backbone: BackboneMetadata, protocol: Protocol, dataset_fingerprint: str, seed: int, head: str | None
+) -> str:
+    """The id of a cell: a hash of everything that decides its number; of the projection head where it is used."""
     return _hash(
         {
+            **({"head": head} if protocol.needs_head else {}),
             "backbone": backbone.fingerprint,
             "preprocess": backbone.preprocess.model_dump(),
             "stride_in_1x1": backbone.stride_in_1x1,
@@ -188,7 +191,10 @@ class _Steps:
 
         def resolver() -> Resolved:
             weights = backbone.resolved.output
-            id_ = cell_id(read_metadata(weights), protocol, self.card(protocol.settings, root).fingerprint, seed)
+            metadata = read_metadata(weights)
+            head = read_head_fingerprint(weights, metadata.fingerprint)
+            protocol.check_applicable(head, backbone.row)
+            id_ = cell_id(metadata, protocol, self.card(protocol.settings, root).fingerprint, seed, head)
             words = ("evaluate", protocol.id, "--backbone", str(weights), "--data", str(root))
             names = ("--name", backbone.row, "--data-name", data_name, "--seed", str(seed), "-o", str(self.run))
             return Resolved(

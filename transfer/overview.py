@@ -16,7 +16,7 @@ from converters.progress import clock
 from transfer.cells import Status, Step
 from transfer.launch import Running
 
-_COLOURS = {"pending": "dim", "running": "cyan", "done": "green", "failed": "red"}
+_COLOURS = {"pending": "dim", "running": "cyan", "done": "green", "failed": "red", "not applicable": "dim"}
 
 
 class Overview:
@@ -60,13 +60,13 @@ class Overview:
         if self._live is not None:
             self.tick()
             return
-        ended = sum(status.state in ("done", "failed") for status in self._statuses.values())
+        ended = sum(status.state not in ("pending", "running") for status in self._statuses.values())
         elapsed = clock(time.monotonic() - self._start)
         self._console.print(f"[{ended}/{len(self._statuses)}  {elapsed}]  {line}", markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, expand=True)
-        table.add_column("state", width=8)
+        table.add_column("state", width=14)
         table.add_column("time", width=8, justify="right")
         table.add_column("step", no_wrap=True, ratio=1)
         table.add_column("", no_wrap=True, ratio=1, style="dim")

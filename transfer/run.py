@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters.errors import UserError
 from converters.lock import exclusive
+from evaluators.protocol import NotApplicable
 from reports import store
 from reports.errors import ReportError
 from reports.plan import Plan, PlannedCell
@@ -58,6 +59,9 @@ class RunState:
                 try:
                     status.resolved = step.resolved
                     status.already = _is_done(step)
+                except NotApplicable as error:
+                    status.state, status.reason = "not applicable", str(error)
+                    continue
                 except (UserError, ReportError, OSError) as error:
                     status.state, status.reason = "failed", str(error)
                     continue
@@ -89,7 +93,7 @@ class RunState:
         for step, status in self.statuses.items():
             if step.protocol is None:
                 continue
-            done_or_failed = status.state if status.state in ("done", "failed") else "missing"
+            state = "missing" if status.state in ("pending", "running") else status.state
             log = "" if status.resolved is None else f"cells/{status.resolved.folder.name}/log.txt"
             cells.append(
                 PlannedCell(
@@ -99,7 +103,7 @@ class RunState:
                     data=step.data_name,
                     pretrain_seed=step.pretrain_seed,
                     trial_seed=step.trial_seed,
-                    state=done_or_failed,
+                    state=state,
                     reason=status.reason,
                     log=log,
                     cell_id=status.resolved.id if status.resolved else None,
@@ -119,7 +123,7 @@ def execute(state: RunState, jobs: int) -> bool:
     """Do every step of the suite that is not done, `jobs` side by side.
 
     Returns:
-        Whether all steps are done.
+        Whether all steps are done, but for those that are not applicable.
     """
     running: dict[Step, Running] = {}
     with exclusive(state.folder, "run"), Overview(state.statuses, running) as overview:
@@ -145,7 +149,7 @@ def execute(state: RunState, jobs: int) -> bool:
         finally:
             stop(list(running.values()))
             write_plan(state)
-    return all(status.state == "done" for status in state.statuses.values())
+    return all(status.state in ("done", "not applicable") for status in state.statuses.values())
 
 
 def _finish(status: Status, one: Running) -> None:

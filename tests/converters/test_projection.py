@@ -12,6 +12,7 @@ from converters.backbone import Backbone
 from converters.conversion import convert
 from converters.errors import UserError
 from converters.families import random_backbone
+from converters.metadata import head_beside
 
 
 @pytest.fixture(params=["v1", "v2"])
@@ -84,9 +85,9 @@ def test_a_backbone_without_a_head_leaves_no_other_head_beside_it(
     out = tmp_path / "moco.safetensors"
     backbone = families.read(checkpoint[0])
     convert(backbone, "backbone", out)
-    assert projection.beside(out).is_file()
+    assert head_beside(out).is_file()
     convert(replace(backbone, head=None), "backbone", out, force=True)
-    assert not projection.beside(out).exists()
+    assert not head_beside(out).exists()
     assert Backbone.load(out).head is None
 
 

@@ -81,7 +81,7 @@ def record(
             MetricValue(name="score", value=value, unit=unit, higher_is_better=higher_is_better, n=50),
             *others,
         ),
-        receipt=receipt(weights, after=weights if task in ("knn", "linear") else None),
+        receipt=receipt(weights, after=None if task in ("detection", "segmentation", "finetune") else weights),
         notes=notes,
         provenance=Provenance(
             command=f"moco-transfer evaluate {protocol} --backbone b.safetensors --seed {seed}",

@@ -28,7 +28,7 @@ def test_no_number_without_proof(tmp_path: Path, wrong: dict[str, str], task: st
     _refused_without_proof(record(weights=sha("a"), protocol=f"{task}-x@1"), wrong, tmp_path)
 
 
-@pytest.mark.parametrize("task", ["knn", "linear"])
+@pytest.mark.parametrize("task", ["knn", "linear", "svm", "whatever"])
 def test_a_frozen_evaluation_shows_that_the_backbone_did_not_change(tmp_path: Path, task: str) -> None:
     _refused_without_proof(record(weights=sha("a"), protocol=f"{task}-x@1"), {"after": None}, tmp_path)
 

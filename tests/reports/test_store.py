@@ -42,12 +42,13 @@ def records(draw: st.DrawFn) -> Record:
     """Any record that has its proof: such as one with the headline "\u00e9|" = -1e308 and the settings {"": [None]}."""
     weights = sha(draw(text))
     names = draw(st.lists(text, min_size=1, max_size=4, unique=True))
+    task = draw(text | st.sampled_from(["detection", "finetune"]))
     return Record(
         cell_id=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True)),
         protocol=ProtocolCard(
             id=draw(text),
             title=draw(text),
-            task=draw(text),
+            task=task,
             citation=draw(text),
             definition=draw(text),
             headline=draw(st.sampled_from(names)),
@@ -87,7 +88,8 @@ def records(draw: st.DrawFn) -> Record:
                 value_range=draw(st.tuples(number, number)),
             ),
             stride_in_1x1=draw(st.booleans()),
-            after=draw(st.sampled_from([None, weights])),
+            after=draw(st.sampled_from([None, weights])) if task in ("detection", "finetune") else weights,
+            head=draw(st.none() | text),
         ),
         notes=tuple(draw(st.lists(text, max_size=2))),
         provenance=Provenance(
@@ -113,7 +115,7 @@ def test_a_record_reads_back_equal(tmp_path: Path, original: Record) -> None:
 def test_the_file_is_plain_json_that_other_tools_read(tmp_path: Path) -> None:
     made = record(row="Größe", value=0.1 + 0.2)
     data = json.loads(write_record(made, tmp_path / "results").read_text(encoding="utf-8"))
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["backbone"]["name"] == "Größe"
     assert data["metrics"][0]["value"] == 0.1 + 0.2
 
@@ -167,14 +169,14 @@ def test_nan_and_infinity_are_refused_on_reading(tmp_path: Path, literal: str, k
 
 @pytest.mark.parametrize(
     ("version", "found"),
-    [(2, "schema version 2"), ("1", 'schema version "1"'), (True, "true"), (None, "no schema version")],
+    [(3, "schema version 3"), ("1", 'schema version "1"'), (True, "true"), (None, "no schema version")],
 )
 def test_an_unknown_schema_version_names_those_understood(tmp_path: Path, version: object, found: str) -> None:
     path = write_record(record(), tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
     with pytest.raises(ReportError) as error:
         read_record(path)
-    assert str(error.value).startswith(f"{path}: expected a record of schema version 1, found")
+    assert str(error.value).startswith(f"{path}: expected a record of schema version 1, 2, found")
     assert found in str(error.value)
 
 

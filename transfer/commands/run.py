@@ -72,8 +72,8 @@ def _dry_run(state: RunState) -> int:
         if status.resolved is not None:
             word = "done" if status.state == "done" else "to do"
             told = shlex.join(["moco-transfer", *status.resolved.arguments])
-        elif status.state == "failed":
-            word, told = "failed", status.reason
+        elif status.state in ("failed", "not applicable"):
+            word, told = status.state, status.reason
         else:
             word = "pending"
             told = "waits for " + ", ".join(need.title for need in step.needs)
