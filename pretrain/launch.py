@@ -14,14 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 from converters.child import die_with_parent
-from converters.errors import EXIT_REQUEUE, UserError
+from converters.errors import EXIT_REQUEUE, CheckFailed, Stopped, UserError
 
 GRACE = 300.0
 """Seconds that processes have after a signal to finish their step and write a checkpoint, before they are killed."""
@@ -47,6 +47,27 @@ def begin_worker() -> None:
     """Tie a process that `launch` started to the life of its launcher."""
     if is_worker():
         die_with_parent(int(os.environ[_LAUNCHER]))
+
+
+def launched_rank() -> int:
+    """The rank that `launch` or `torchrun` gave to this process, 0 without; known before and after the group lives."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def tell_once(act: Callable[[], int]) -> int:
+    """The result of `act`; of a mistake that all processes of a group meet, the first alone tells."""
+    try:
+        return act()
+    except (UserError, CheckFailed) as error:
+        from converters.distributed import HereFailed, HereOnly
+
+        if launched_rank() and not isinstance(error, (HereOnly, HereFailed)):
+            return 2 if isinstance(error, UserError) else 1
+        raise
+    except (Stopped, KeyboardInterrupt) as error:
+        if launched_rank():
+            return EXIT_REQUEUE if isinstance(error, Stopped) else 128 + signal.SIGINT
+        raise
 
 
 def launch(command: Sequence[str], processes: int, nodes: int = 1, rendezvous: str | None = None) -> int:
@@ -276,7 +297,7 @@ def _code(workers: Sequence[_Worker], first: _Worker | None, received: Sequence[
 
 
 def _tell(what: str) -> None:
-    print(f"pretrain: {what}", file=sys.stderr)  # noqa: T201 - the launcher speaks for processes that cannot
+    print(f"moco-transfer: {what}", file=sys.stderr)  # noqa: T201 - the launcher speaks for processes that cannot
 
 
 def _cores() -> int:
