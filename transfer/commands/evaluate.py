@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.processes != 1 and not launch.is_worker():
         # The same words: a worker knows that it is one, and starts no others.
-        return launch.launch([sys.executable, "-m", "transfer.commands.evaluate", *args.words[1:]], args.processes)
+        command = [sys.executable, "-m", "transfer.commands.evaluate", *args.words[1:]]
+        return launch.launch(command, args.processes, program="moco-transfer")
 
     # Torch from here on: a typo above is answered at once.
     from transfer.cell import evaluate_cell
