@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,19 @@ import torchvision.transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 
+from converters import distributed
 from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
+from evaluators.datasets import image_folder
 from evaluators.features.compute import Features
-from evaluators.job import Job, evaluate
+from evaluators.job import Job, Outcome, evaluate
 from evaluators.predictions import accuracy
 from evaluators.protocol import Protocol
 from evaluators.protocols import CATALOGUE
 from tests import image_folders
+from tests.distributed import run_ranks
 from tests.reference import knn_naive
 
 
@@ -48,6 +52,12 @@ def backbone() -> Backbone:
 
 
 PROTOCOL = CATALOGUE["quickstart-knn@1"].overridden(("resize=36", "crop=32", "k=[3, 20]", "batch_size=7"))
+
+
+def approximate(search: str) -> Protocol:
+    return CATALOGUE["quickstart-knn@1"].overridden(
+        ("resize=36", "crop=32", "k=[3, 20]", "batch_size=7", f"search={search}", "probes=1")
+    )
 
 
 def job(backbone: Backbone, root: Path, workdir: Path, protocol: Protocol = PROTOCOL) -> Job:
@@ -144,3 +154,74 @@ def test_a_foreign_input_convention_gives_the_same_numbers(backbone: Backbone, r
     ours, theirs = (evaluate(job(each, root, tmp_path)) for each in (backbone, foreign))
     assert theirs.metrics == ours.metrics
     assert theirs.receipt.preprocess.channel_order == "BGR"
+
+
+def test_a_majority_vote_reports_the_mean_of_its_random_ties(backbone: Backbone, root: Path, tmp_path: Path) -> None:
+    protocol = CATALOGUE["knn-msf@1"].overridden(("resize=36", "crop=32", "k=[1, 4, 20]", "workers=0"))
+    outcome = evaluate(job(backbone, root, tmp_path, protocol))
+    found = {metric.name: metric.value for metric in outcome.metrics}
+    assert list(found) == [
+        *(f"top{top}_k{k}" for k in (1, 4, 20) for top in (1, 5)),
+        *(f"top1_k{k}_random_ties" for k in (1, 4, 20)),
+    ]
+    assert found["top1_k1"] == found["top1_k1_random_ties"]
+    # All 18 training images vote, six of each class: a tie of three.
+    assert found["top1_k20_random_ties"] == pytest.approx(100 / 3)
+    assert found["top1_k20"] == found["top1_k1"]
+
+
+def test_an_approximate_search_reports_its_agreement_with_the_exact_one(
+    backbone: Backbone, root: Path, tmp_path: Path
+) -> None:
+    exact = evaluate(job(backbone, root, tmp_path))
+    for search, all_found in (("fp16", True), ("ivf", False)):
+        outcome = evaluate(job(backbone, root, tmp_path, approximate(search)))
+        added = {metric.name: metric for metric in outcome.metrics[len(exact.metrics) :]}
+        assert list(added) == ["found_k3", "same_top1_k3", "found_k20", "same_top1_k20"]
+        assert {metric.n for metric in added.values()} == {9}
+        assert all(0 <= metric.value <= 100 for metric in added.values())
+        assert (added["found_k20"].value == 100) or not all_found
+        assert search in outcome.notes[0].lower()
+
+
+def test_a_class_without_a_training_image_is_told(backbone: Backbone, root: Path, tmp_path: Path) -> None:
+    data = image_folder.read(root)
+    split = replace(data.train, labels=np.minimum(data.train.labels, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_folder, "read", lambda _: replace(data, train=split))
+        outcome = evaluate(job(backbone, root, tmp_path))
+    assert outcome.notes[-1] == "1 of 3 classes have no training image, so none of their images can be right"
+
+
+def in_a_rank(rank: int, root: Path, folder: Path, alone: dict[str, Outcome]) -> None:
+    backbone = random_backbone("resnet18", 0)
+    for name, before in alone.items():
+        workdir = folder / name
+        workdir.mkdir(parents=True, exist_ok=True)
+        assert evaluate(job(backbone, root, workdir, GROUP_PROTOCOLS[name])) == before
+    first = image_folder.read(root).train.paths[0]
+    if rank == 0:
+        first.write_bytes(first.read_bytes()[:40])
+    distributed.gather_values(None)
+    with pytest.raises(UserError, match=r"00\.png: expected an image that can be decoded"):
+        evaluate(job(backbone, root, folder))
+
+
+GROUP_PROTOCOLS = {
+    "weighted": PROTOCOL,
+    "majority": CATALOGUE["knn-msf@1"].overridden(("resize=36", "crop=32", "workers=0")),
+    "ivf": approximate("ivf"),
+}
+
+
+def test_processes_share_the_queries_and_agree(backbone: Backbone, root: Path, tmp_path: Path) -> None:
+    """Nine queries, two processes: shares of four and five."""
+    copy = shutil.copytree(root, tmp_path / "data" / "colours")
+    alone = {}
+    for name, protocol in GROUP_PROTOCOLS.items():
+        (tmp_path / "alone" / name).mkdir(parents=True)
+        alone[name] = evaluate(job(backbone, copy, tmp_path / "alone" / name, protocol))
+    run_ranks(in_a_rank, 2, copy, tmp_path / "group", alone)
+    for name in GROUP_PROTOCOLS:
+        one, other = (np.load(tmp_path / folder / name / "predictions.npz") for folder in ("alone", "group"))
+        assert all((one[key] == other[key]).all() for key in one.files)
