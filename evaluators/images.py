@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from torchvision.transforms import (
     RandomResizedCrop,
     Resize,
 )
-from torchvision.transforms.functional import pil_to_tensor
 
 from converters.errors import CheckFailed, UserError
 from converters.metadata import Preprocess
@@ -32,26 +30,52 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class ToInput:
-    """A PIL image in RGB -> 3×H×W float32 in the channel order, value range, mean and std that a backbone asks for."""
+    """Pixels -> float32 in the channel order, value range, mean and std that a backbone asks for."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.low, self.high = preprocess.value_range
         self.bgr = preprocess.channel_order == "BGR"
-        self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
-        self.std = torch.tensor(preprocess.std).view(3, 1, 1)
+        self.mean = torch.tensor(preprocess.mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(preprocess.std).view(1, 3, 1, 1)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """3×H×W."""
-        x = pil_to_tensor(image).float().div_(255.0).mul_(self.high - self.low).add_(self.low)
+        """A PIL image in RGB -> 3×H×W."""
+        return self.of_pixels(pixels(image)[None])[0].contiguous()
+
+    def of_pixels(self, batch: Tensor) -> Tensor:
+        """B×H×W×3 of bytes -> B×3×H×W on the same device, channels last: bit for bit what each image alone gives."""
+        x = batch.permute(0, 3, 1, 2).float().div_(255.0)
+        if (self.low, self.high) != (0.0, 1.0):
+            x.mul_(self.high - self.low).add_(self.low)
         if self.bgr:
-            x = x.flip(0)
-        normalised: Tensor = x.sub_(self.mean).div_(self.std)
-        return normalised
+            x = x.flip(1)
+        return x.sub_(self.mean.to(x.device)).div_(self.std.to(x.device))
 
 
-def centre_view(
-    preprocess: Preprocess, *, resize: int, crop: int, interpolation: str, geometry: str = "crop"
-) -> Transform:
+class View:
+    """What happens to an image before the network: the geometry on 8-bit pixels, then `ToInput`.
+
+    The two parts can run in two places: a worker hands on a quarter of the bytes when it stops at the pixels.
+    """
+
+    def __init__(self, geometry: Callable[[Image.Image], Image.Image], to_input: ToInput) -> None:
+        self.geometry, self.to_input = geometry, to_input
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A PIL image in RGB -> 3×H×W, float32."""
+        return self.to_input(self.geometry(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """A PIL image in RGB -> H×W×3 of bytes; `to_input.of_pixels` does the rest."""
+        return pixels(self.geometry(image))
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """A PIL image in RGB -> H×W×3 of bytes."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8))
+
+
+def centre_view(preprocess: Preprocess, *, resize: int, crop: int, interpolation: str, geometry: str = "crop") -> View:
     """An image of any shape as a square of `crop` pixels, then `ToInput`.
 
     Args:
@@ -67,17 +91,14 @@ def centre_view(
         "squash": [Resize(resize, interpolation=mode), Resize((crop, crop), interpolation=mode)],
         "squash-crop": [Resize((resize, resize), interpolation=mode), CenterCrop(crop)],
     }
-    view: Transform = Compose([*steps[geometry], ToInput(preprocess)])
-    return view
+    return View(Compose(steps[geometry]), ToInput(preprocess))
 
 
-def random_view(preprocess: Preprocess, *, crop: int, scale: tuple[float, float], interpolation: str) -> Transform:
+def random_view(preprocess: Preprocess, *, crop: int, scale: tuple[float, float], interpolation: str) -> View:
     """Random resized crop of `crop` pixels, horizontal flip with probability 1/2, then `ToInput`."""
     mode = InterpolationMode(interpolation)
-    view: Transform = Compose(
-        [RandomResizedCrop(crop, scale=scale, interpolation=mode), RandomHorizontalFlip(), ToInput(preprocess)]
-    )
-    return view
+    geometry = Compose([RandomResizedCrop(crop, scale=scale, interpolation=mode), RandomHorizontalFlip()])
+    return View(geometry, ToInput(preprocess))
 
 
 def read_back(transform: Transform) -> Preprocess:
@@ -132,11 +153,11 @@ class _Unreadable:
 
 
 class Images(Dataset[Any]):
-    """Samples by `(epoch, index)`: `(3×H×W, label)`.
+    """Samples by `(epoch, index)`: `(tensor, label)`.
 
     Args:
         samples: the images.
-        transform: applied to each.
+        transform: applied to each, as a `View` or its `pixels`.
         seed: where the transform draws at random, the words that name the stream; each item then has a generator of
             its own, named by these words, epoch and index. Torchvision's transforms draw from torch's global
             generator: it is seeded for the item and restored behind it.
@@ -168,13 +189,14 @@ class Batches:
 
     Args:
         images: the data set.
-        batch_size: the last batch may be smaller: no image is lost or doubled.
+        batch_size: images a batch, at most: no image is lost or doubled.
         workers: processes that decode; at most the number of usable cores. None changes a value.
         pin: pin memory, for a copy to a GPU.
     """
 
     def __init__(self, images: Images, *, batch_size: int, workers: int, pin: bool = False) -> None:
-        self._order = _Order(batch_size)
+        self._batch_size = batch_size
+        self._order = _Order()
         workers = min(
             workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
@@ -190,12 +212,20 @@ class Batches:
         )
 
     def __call__(self, epoch: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images B×3×H×W and labels B, in this order.
+        """Images B×… as the transform makes them, and labels B, in this order; the last batch may be smaller.
 
         Raises:
             UserError: for an image that cannot be decoded, with its path.
         """
-        self._order.keys = [(epoch, index) for index in order]
+        return self.grouped(epoch, [order])
+
+    def grouped(self, epoch: int, groups: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same for several runs of images, none of which shares a batch with another."""
+        self._order.batches = [
+            [(epoch, index) for index in group[start : start + self._batch_size]]
+            for group in groups
+            for start in range(0, len(group), self._batch_size)
+        ]
         for batch in self._loader:
             if isinstance(batch, _Unreadable):
                 raise UserError(
@@ -208,18 +238,16 @@ class Batches:
 
 
 class _Order:
-    """A batch sampler whose order is set from outside."""
+    """A batch sampler whose batches are set from outside."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.keys: list[Key] = []
+    def __init__(self) -> None:
+        self.batches: list[list[Key]] = []
 
     def __len__(self) -> int:
-        return math.ceil(len(self.keys) / self.batch_size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, len(self.keys), self.batch_size):
-            yield self.keys[start : start + self.batch_size]
+        return iter(self.batches)
 
 
 def _collate(items: list[tuple[Tensor, int] | _Unreadable]) -> tuple[Tensor, Tensor] | _Unreadable:

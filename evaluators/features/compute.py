@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from converters.errors import CheckFailed
 from converters.progress import Progress
@@ -23,6 +24,10 @@ class Features:
     """N×D, read only; memory-mapped where it comes from the cache."""
     labels: NDArray[np.int64]
     """N, or N×C (see `evaluators.datasets.labelled.Split`)."""
+
+    def tensor(self, device: torch.device) -> Tensor:
+        """The values on a device: N×D float32, a copy that may be written to."""
+        return torch.tensor(self.values, device=device)
 
 
 def compute(
@@ -49,10 +54,7 @@ def compute(
     with torch.inference_mode(), Progress(label, len(samples), unit="img") as progress:
         for images, _ in batches(0, range(len(samples))):
             batch = module(images.to(device, non_blocking=True)).float().cpu().numpy()
-            finite = np.isfinite(batch).all(axis=1)
-            if not finite.all():
-                path = samples.paths[done + int(np.argmin(finite))]
-                raise CheckFailed(f"the feature of {path} holds NaN or infinity: the backbone cannot be evaluated")
+            check_finite(batch, samples, range(done, done + len(batch)))
             if values is None:
                 values = np.empty((len(samples), batch.shape[1]), dtype=np.float32)
             values[done : done + len(batch)] = batch
@@ -61,3 +63,15 @@ def compute(
     assert values is not None, "no sample"
     assert done == len(samples), "an image was lost or doubled"
     return Features(values=values, labels=samples.labels)
+
+
+def check_finite(values: NDArray[np.float32], samples: Split, indices: Sequence[int]) -> None:
+    """Prove that the features B×D of these images are numbers.
+
+    Raises:
+        CheckFailed: naming the first image whose feature is NaN or infinite.
+    """
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        path = samples.paths[indices[int(np.argmin(finite))]]
+        raise CheckFailed(f"the feature of {path} holds NaN or infinity: the backbone cannot be evaluated")

@@ -15,7 +15,8 @@ class Layer(Settings):
     stage: Literal["stem", "res2", "res3", "res4", "res5", "head"] = "res5"
     """`stem` is behind conv1, BN and ReLU, before the max-pooling; `head` is the projection head on pooled res5."""
     pool: tuple[PositiveInt, PositiveInt, NonNegativeInt] | None = None
-    """Kernel, stride and padding of an average pooling, whose map is flattened; None: the global average."""
+    """Kernel, stride and padding (of zeros, which count) of an average pooling, whose map is flattened in the order
+    C, H, W; None: the global average."""
 
 
 POOLED = Layer()

@@ -170,7 +170,7 @@ def evaluate(job: Job) -> Outcome:
 
 
 def _on(device: torch.device, features: Features) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(features.values).to(device), torch.from_numpy(features.labels).to(device)
+    return features.tensor(device), torch.from_numpy(features.labels).to(device)
 
 
 def _accuracies(heads: Heads, features: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

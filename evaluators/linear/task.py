@@ -9,8 +9,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from converters.distributed import gather_values, rank
 from converters.files import whole
 from evaluators.datasets import image_folder
@@ -48,7 +46,7 @@ def evaluate(job: Job) -> Outcome:
     frozen = freeze(job.backbone, job.device, [train_view, view_of(job, settings)])
     # The backbone is frozen and the view is fixed: one extraction serves the validation of every epoch.
     (val,) = extract(job, frozen, data.val, settings)
-    val_features = torch.from_numpy(val.values).to(job.device)
+    val_features = val.tensor(job.device)
 
     batches = FeatureBatches(
         frozen,

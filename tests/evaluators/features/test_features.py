@@ -20,7 +20,7 @@ from evaluators.datasets import image_folder
 from evaluators.datasets.labelled import LabelledImages, load_image
 from evaluators.features.compute import compute
 from evaluators.features.frozen import freeze
-from evaluators.images import Batches, Images, ToInput, centre_view, random_view, read_back
+from evaluators.images import Batches, Images, ToInput, View, centre_view, random_view, read_back
 from tests import image_folders
 
 CPU = torch.device("cpu")
@@ -39,10 +39,8 @@ def backbone() -> Backbone:
     return random_backbone("resnet18", 0)
 
 
-def view(preprocess: Preprocess) -> T.Compose:
-    compose = centre_view(preprocess, resize=36, crop=32, interpolation="bicubic")
-    assert isinstance(compose, T.Compose)
-    return compose
+def view(preprocess: Preprocess) -> View:
+    return centre_view(preprocess, resize=36, crop=32, interpolation="bicubic")
 
 
 def test_the_default_input_is_that_of_torchvision(data: LabelledImages) -> None:
@@ -69,6 +67,16 @@ def test_geometries(geometry: str, steps: list[nn.Module]) -> None:
 def test_bgr_and_0_to_255() -> None:
     x = ToInput(CAFFE2)(Image.new("RGB", (2, 2), (10, 20, 30)))
     assert x[:, 0, 0].tolist() == pytest.approx([30 - 103.53, 20 - 116.28, 10 - 123.675])
+
+
+@pytest.mark.parametrize("preprocess", [Preprocess(), CAFFE2])
+def test_a_batch_of_pixels_becomes_bit_for_bit_what_each_image_does(
+    preprocess: Preprocess, data: LabelledImages
+) -> None:
+    transform = view(preprocess)
+    pictures = [load_image(path) for path, _ in data.train]
+    batch = transform.to_input.of_pixels(torch.stack([transform.pixels(picture) for picture in pictures]))
+    assert torch.equal(batch, torch.stack([transform(picture) for picture in pictures]))
 
 
 @pytest.mark.parametrize("preprocess", [Preprocess(), CAFFE2, Preprocess(mean=(0.5, 0.4, 0.3), value_range=(-1, 1))])
