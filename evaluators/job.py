@@ -63,6 +63,7 @@ TASK_MODULES = {
     "linear": "evaluators.linear.task",
     "linear-multihead": "evaluators.linear.multihead",
     "svm": "evaluators.svm.task",
+    "finetune": "evaluators.finetune.task",
     "detection": "evaluators.detection.task",
     "segmentation": "evaluators.segmentation.task",
 }

@@ -27,6 +27,7 @@ _ORDER = {
     "backbone": 2,
     "detection": 3,
     "segmentation": 4,
+    "finetune": 4,
     "linear-multihead": 5,
     "linear": 5,
     "svm": 6,

@@ -38,4 +38,6 @@ def _layout(settings: TaskSettings) -> str:
     """The module of the layout that a protocol's settings ask for."""
     if settings.task in ("detection", "segmentation"):
         return settings.layout
+    if settings.task == "finetune" and settings.train_list is not None:
+        return "train_list"
     return "voc_labels" if settings.task == "svm" else "image_folder"

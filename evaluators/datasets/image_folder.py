@@ -36,7 +36,7 @@ def read(root: Path) -> LabelledImages:
             where=root,
             cure="give the folder that holds both",
         )
-    files = {split: _class_files(root / split) for split in SPLITS}
+    files = {split: class_files(root / split) for split in SPLITS}
     _same_classes(root, {split: set(found) for split, found in files.items()})
     classes = tuple(sorted(files["train"]))
     try:
@@ -67,7 +67,7 @@ def _split(name: str, source: str, files: Sequence[Sequence[Path]]) -> Split:
     return Split(name, source, tuple(path for paths in files for path in paths), labels)
 
 
-def _class_files(split: Path) -> dict[str, list[Path]]:
+def class_files(split: Path) -> dict[str, list[Path]]:
     """The images of each class folder, sorted; folders below a class folder belong to it."""
     with os.scandir(split) as entries:
         listed = [entry for entry in entries if not entry.name.startswith(".")]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from evaluators.protocol import Protocol
-from evaluators.protocols import detection, knn, linear, segmentation, svm
+from evaluators.protocols import detection, finetune, knn, linear, segmentation, svm
 
 CATALOGUE: dict[str, Protocol] = {
-    protocol.id: protocol for task in (knn, linear, svm, detection, segmentation) for protocol in task.PROTOCOLS
+    protocol.id: protocol
+    for task in (knn, linear, svm, finetune, detection, segmentation)
+    for protocol in task.PROTOCOLS
 }

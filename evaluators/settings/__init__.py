@@ -7,12 +7,19 @@ from typing import Annotated
 from pydantic import Field
 
 from evaluators.settings.detection import DetectionSettings
+from evaluators.settings.finetune import FinetuneSettings
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings, MultiheadSettings
 from evaluators.settings.segmentation import SegmentationSettings
 from evaluators.settings.svm import SvmSettings
 
 TaskSettings = Annotated[
-    KnnSettings | LinearSettings | MultiheadSettings | SvmSettings | DetectionSettings | SegmentationSettings,
+    KnnSettings
+    | LinearSettings
+    | MultiheadSettings
+    | SvmSettings
+    | FinetuneSettings
+    | DetectionSettings
+    | SegmentationSettings,
     Field(discriminator="task"),
 ]

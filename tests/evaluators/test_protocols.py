@@ -18,6 +18,9 @@ from evaluators.settings.svm import SvmSettings
 FROZEN = {
     "cityscapes-fcn-d8-40k@1": "bf1a1a4d52d120040f16e45611b9992eb957491bed5045aa513e6b1acf1ec9be",
     "cityscapes-fcn16-90k@1": "f0035b151cfd3286bf213ecf9bdbd7184525a7ccde5be6e56b69ed6fafbe6b34",
+    "finetune-finegrained@1": "ce4c8c796632f3bf4cedde78f7f7b21e403da9af31815e4a7ba7beebe4bb8a49",
+    "finetune-imagenet@1": "018d909f73a00af695bc33a0b7d85cc75a4e23ddeb57eff503211122be937ac4",
+    "finetune-inat18@1": "9e8a38663839be1a001f1f1340cc8c09c5d152a2211982d769d9b0a071b06161",
     "knn-dino@1": "437c188cc6c8c4ffac5c11cd15e1cdd65f64e40e81b03235fa935161b4897a23",
     "linear-moco@1": "d5210d3e52596d16b32c27a32d97375d963987b09cb1ffa3161c86aec51ba849",
     "linear-multihead@1": "f4179c19d816a1ff47fdbbb6e314152eed57264fa6f5e26393d960c697901efc",
@@ -25,6 +28,8 @@ FROZEN = {
     "quickstart-knn@1": "c430f76484ef34436c52ddc7d67121b20925e4aed0c14a9ee79dd1591f50d519",
     "quickstart-linear@1": "7d6e0f7e22f483736e385f1719f9a481e83a66d6fd840b022c337b9d2f68e0b6",
     "quickstart-segmentation@1": "edc6b3ca2a442d6d9227b5efbf24e7b064985523c86dfbfe7ae91acbb9aa5120",
+    "semi-10pct@1": "f04252a1c652f10b9d8c790cba4998fa029bd78eee87597377af0ed1e56067df",
+    "semi-1pct@1": "cdaca9bff8e826e817299e670fa8b7f6bccb1b0afc214199df8c74eda3596c08",
     "svm-voc07@1": "41b265c5fa12f55bd5622be4347bb0eae5d46d2a942769a38f17ff83f0684487",
     "voc0712-c4-24k@1": "7f569f0148f948dec7b0aacd9419f67d4b0df2b7c9db52c7242b88177421273e",
 }

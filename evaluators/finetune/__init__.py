@@ -1,0 +1,1 @@
+"""The backbone and a classifier on top of it, tuned end to end."""

@@ -1,0 +1,208 @@
+"""The task `finetune`: backbone and linear classifier, tuned end to end on augmented images.
+
+The loss is the cross-entropy. Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from converters import distributed, files
+from converters.families.source import RANDOM
+from converters.progress import Progress
+from converters.receipt import Receipt
+from evaluators.datasets import image_folder, train_list
+from evaluators.datasets.labelled import LabelledImages, Split
+from evaluators.features.extract import view_of
+from evaluators.finetune.model import network
+from evaluators.finetune.state import Progressed
+from evaluators.finetune.train import Epoch, Rates, train
+from evaluators.images import Batches, Images, Transform, random_view, stream
+from evaluators.job import Job, Metric, Outcome
+from evaluators.linear.heads import rank
+from evaluators.linear.labels import hold_out, one_class_an_image
+from evaluators.predictions import accuracy, write_predictions
+from evaluators.settings.finetune import FinetuneSettings
+
+CURVE, GRID = "finetune.csv", "finetune_grid.csv"
+_INIT, _ORDER, _AUGMENT, _HOLD_OUT = range(4)
+"""The streams of random numbers of a seed."""
+
+
+def evaluate(job: Job) -> Outcome:
+    """Run a fine-tuning protocol; writes `finetune.csv` (a line an epoch) and `predictions.npz` to the job's folder.
+
+    Where pairs of learning rate and weight decay are tried, `finetune_grid.csv` has what each reached. The metrics are
+    `top1`, `top5` and `mean_per_class` behind the last step, in percent over the validation images. An evaluation that
+    was cut off goes on behind the last epoch that was saved.
+
+    Raises:
+        UserError: for a data set or list that is not what it should be, or too many processes.
+        CheckFailed: if the receipt does not hold, or the loss is not finite.
+    """
+    settings = job.protocol.settings
+    assert isinstance(settings, FinetuneSettings), settings.task
+    data = image_folder.read(job.data) if settings.train_list is None else train_list.read(settings, job.data)
+    one_class_an_image(data)
+    rates = grid(job, settings)
+    done = Progressed(job, data.card.fingerprint)
+    tuning = _Tuning(job, settings, data, done)
+    chosen = 0
+    if len(rates) > 1:
+        kept, out = hold_out(data.train, settings.held_out, stream(job.seed, _HOLD_OUT), len(data.classes))
+        kept_split, out_split = data.train.take(kept), data.train.take(out)
+        for number in range(len(done.accuracies), len(rates)):
+            tuned = tuning.run(kept_split, out_split, rates[number], f"pair {number + 1}/{len(rates)}")
+            done.tried(accuracy(tuned.ranked, out_split.labels, 1))
+        chosen = int(np.argmax(done.accuracies))  # among equals the first
+    tuned = tuning.run(data.train, data.val, rates[chosen], "fine-tuning")
+    if distributed.rank() == 0:
+        _write(job, CURVE, [field.name for field in fields(Epoch)], [astuple(line) for line in tuned.curve])
+        if len(rates) > 1:
+            lines = [(each.lr, each.weight_decay, top1) for each, top1 in zip(rates, done.accuracies, strict=True)]
+            _write(job, GRID, ("lr", "weight_decay", "held_out_top1"), lines)
+        write_predictions(job.workdir, data, {"last": tuned.ranked[:, 0]})
+    done.remove()
+    labels = data.val.labels
+    values = {
+        "top1": accuracy(tuned.ranked, labels, 1),
+        "top5": accuracy(tuned.ranked, labels, 5),
+        "mean_per_class": mean_per_class(tuned.ranked[:, 0], labels),
+    }
+    return Outcome(
+        metrics=tuple(
+            Metric(name=name, value=value, unit="%", higher_is_better=True, n=len(labels))
+            for name, value in values.items()
+        ),
+        receipt=tuned.receipt,
+        dataset=data.card,
+        notes=tuple(_notes(job, settings, data, rates, chosen)),
+    )
+
+
+def grid(job: Job, settings: FinetuneSettings) -> list[Rates]:
+    """All pairs of learning rate and weight decay, in the order of the settings."""
+    lrs = settings.lr
+    if settings.lr_random_init is not None and job.backbone.origin.family == RANDOM:
+        lrs = (settings.lr_random_init,)
+    return [Rates(lr, decay / lr if settings.decay_over_lr else decay) for lr in lrs for decay in settings.weight_decay]
+
+
+def mean_per_class(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Mean over the classes that have images of the accuracy in percent on each: N predicted classes, N labels."""
+    images = np.bincount(labels)
+    right = np.bincount(labels[predicted == labels], minlength=len(images))
+    return 100.0 * float((right[images > 0] / images[images > 0]).mean())
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    curve: list[Epoch]
+    ranked: NDArray[np.int64]
+    """N×5 best classes of the images that it was tested on, best first (N×C for fewer classes)."""
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """All trainings of a job: each from the backbone, with the same draws."""
+
+    job: Job
+    settings: FinetuneSettings
+    data: LabelledImages
+    done: Progressed
+
+    def run(self, training: Split, testing: Split, rates: Rates, label: str) -> _Tuned:
+        job, settings = self.job, self.settings
+        augmented = random_view(
+            job.backbone.preprocess,
+            crop=settings.crop,
+            scale=settings.crop_scale,
+            interpolation=settings.interpolation,
+        )
+        centred = view_of(job, settings)
+        module, receipt = network(
+            job,
+            settings,
+            num_classes=len(self.data.classes),
+            views=[augmented, centred],
+            seed=stream(job.seed, _INIT),
+        )
+        curve = train(
+            module,
+            Images(training, augmented, seed=(job.seed, _AUGMENT)),
+            settings,
+            rates,
+            order_seed=stream(job.seed, _ORDER),
+            state=self.done.training(label),
+            label=label,
+        )
+        return _Tuned(curve, predict(module, testing, centred, settings, label=f"{testing.name} accuracy"), receipt)
+
+
+def predict(
+    module: nn.Module, split: Split, view: Transform, settings: FinetuneSettings, *, label: str
+) -> NDArray[np.int64]:
+    """The five best classes of every image, best first: N×5 (N×C for fewer classes); the processes share the images.
+
+    Raises:
+        UserError: in every process, for an image that one of them cannot decode.
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    number, size = distributed.rank(), distributed.size()
+    mine = range(len(split) * number // size, len(split) * (number + 1) // size)
+
+    @torch.inference_mode()
+    def rank_mine() -> list[NDArray[np.int64]]:
+        batches = Batches(
+            Images(split, view), batch_size=settings.batch_size, workers=settings.workers, pin=device.type == "cuda"
+        )
+        found = []
+        with Progress(label, len(mine), unit="img") as progress:
+            for inputs, _ in batches(0, mine):
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    logits = module(inputs.to(device, non_blocking=True)).float()
+                found.append(rank(logits).cpu().numpy())
+                progress.step(len(inputs))
+        return found
+
+    return np.concatenate(
+        [part for parts in distributed.gather_values(distributed.together(rank_mine)) for part in parts]
+    )
+
+
+def _write(job: Job, name: str, head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
+    with files.whole(job.workdir / name) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(lines)
+
+
+def _notes(
+    job: Job, settings: FinetuneSettings, data: LabelledImages, rates: Sequence[Rates], chosen: int
+) -> list[str]:
+    """What the reader of the numbers must know."""
+    notes = []
+    if len(rates) > 1:
+        best = rates[chosen]
+        notes.append(
+            f"lr {best.lr:g} and weight decay {best.weight_decay:g} chosen among {len(rates)} on images held out"
+        )
+    elif settings.lr_random_init is not None and job.backbone.origin.family == RANDOM:
+        notes.append(f"random weights: lr {rates[0].lr:g}")
+    if len(data.train) < settings.batch_size:
+        notes.append(f"batch {settings.batch_size} holds all {len(data.train)} training images")
+    if distributed.size() > 1:
+        over = "the whole batch" if settings.norm_images is None else f"{settings.norm_images} images"
+        notes.append(f"batch normalisation over {over}, as with one process, in {distributed.size()} processes")
+    if settings.precision == "bf16":
+        notes.append("trained and tested in bfloat16 autocast")
+    return notes
