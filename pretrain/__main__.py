@@ -12,15 +12,13 @@ import argparse
 import contextlib
 import io
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.command import exit_code, seed
-from converters.errors import EXIT_REQUEUE, CheckFailed, Stopped, UserError
+from converters.errors import UserError
 from pretrain import launch
 
 if TYPE_CHECKING:
@@ -119,9 +117,9 @@ def run(
 
         print("\n".join(estimate.report(recipe, args.data, device)))
         return 0
-    look = monitor(args, recipe) if _launched_rank() == 0 else None
+    look = monitor(args, recipe) if launch.launched_rank() == 0 else None
     backbone = pretrain(recipe, args.data, args.out, seed=args.seed, device=device, force=args.force, monitor=look)
-    if _launched_rank() == 0:
+    if launch.launched_rank() == 0:
         print(f"backbone: {backbone}")
         print("evaluate it with:")
         print("\n".join(_evaluations(backbone, args.data)))
@@ -157,32 +155,11 @@ def main(
     launch.begin_worker()
     words = list(sys.argv[1:] if arguments is None else arguments)
     with contextlib.ExitStack() as silence:
-        if _launched_rank():
+        if launch.launched_rank():
             for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
                 silence.enter_context(redirect(io.StringIO()))
         args = parser.parse_args(words, argparse.Namespace(words=["pretrain", *words]))
-    return exit_code("pretrain", lambda: _tell_once(lambda: act(args)))
-
-
-def _tell_once(act: Callable[[], int]) -> int:
-    """`act`; of a mistake that all processes meet, the first alone tells."""
-    try:
-        return act()
-    except (UserError, CheckFailed) as error:
-        from converters.distributed import HereFailed, HereOnly
-
-        if _launched_rank() and not isinstance(error, (HereOnly, HereFailed)):
-            return 2 if isinstance(error, UserError) else 1
-        raise
-    except (Stopped, KeyboardInterrupt) as error:
-        if _launched_rank():
-            return EXIT_REQUEUE if isinstance(error, Stopped) else 128 + signal.SIGINT
-        raise
-
-
-def _launched_rank() -> int:
-    """The rank that `torchrun` gave to this process, 0 without it; known before and after the group lives."""
-    return int(os.environ.get("RANK", "0"))
+    return exit_code("pretrain", lambda: launch.tell_once(lambda: act(args)))
 
 
 def _speak() -> None:

@@ -14,14 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
 from converters.child import die_with_parent
-from converters.errors import EXIT_REQUEUE, UserError
+from converters.errors import EXIT_REQUEUE, CheckFailed, Stopped, UserError
 
 GRACE = 300.0
 """Seconds that processes have after a signal to finish their step and write a checkpoint, before they are killed."""
@@ -49,7 +49,34 @@ def begin_worker() -> None:
         die_with_parent(int(os.environ[_LAUNCHER]))
 
 
-def launch(command: Sequence[str], processes: int, nodes: int = 1, rendezvous: str | None = None) -> int:
+def launched_rank() -> int:
+    """The rank that `launch` or `torchrun` gave to this process, 0 without; known before and after the group lives."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def tell_once(act: Callable[[], int]) -> int:
+    """The result of `act`; of a mistake that all processes of a group meet, the first alone tells."""
+    try:
+        return act()
+    except (UserError, CheckFailed) as error:
+        from converters.distributed import HereFailed, HereOnly
+
+        if launched_rank() and not isinstance(error, (HereOnly, HereFailed)):
+            return 2 if isinstance(error, UserError) else 1
+        raise
+    except (Stopped, KeyboardInterrupt) as error:
+        if launched_rank():
+            return EXIT_REQUEUE if isinstance(error, Stopped) else 128 + signal.SIGINT
+        raise
+
+
+def launch(
+    command: Sequence[str],
+    processes: int,
+    nodes: int = 1,
+    rendezvous: str | None = None,
+    program: str = "pretrain",
+) -> int:
     """Run `command` in `processes` processes here, as one group with those of the other machines.
 
     SIGTERM, SIGUSR1, SIGINT and SIGHUP are passed on to the processes, which then have `GRACE` seconds. They die with
@@ -60,6 +87,7 @@ def launch(command: Sequence[str], processes: int, nodes: int = 1, rendezvous: s
         processes: on this machine.
         nodes: machines; the same must be started on each.
         rendezvous: HOST:PORT on one of the machines, where several meet.
+        program: what its own messages begin with.
 
     Returns:
         0 if all processes end well; 75 if some ended on request and none failed; the exit code of the first that
@@ -90,7 +118,7 @@ def launch(command: Sequence[str], processes: int, nodes: int = 1, rendezvous: s
                 for local, rank in enumerate(range(place.node * processes, (place.node + 1) * processes))
             ]
             try:
-                return _see_to_the_end(workers, received)
+                return _see_to_the_end(workers, received, program)
             finally:
                 for worker in workers:
                     worker.process.kill()
@@ -233,7 +261,7 @@ def _collecting(received: list[signal.Signals]) -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
 
-def _see_to_the_end(workers: Sequence[_Worker], received: Sequence[signal.Signals]) -> int:
+def _see_to_the_end(workers: Sequence[_Worker], received: Sequence[signal.Signals], program: str) -> int:
     """Wait for all, pass signals on, and kill what does not end in time."""
     passed_on = 0
     first: _Worker | None = None
@@ -251,14 +279,14 @@ def _see_to_the_end(workers: Sequence[_Worker], received: Sequence[signal.Signal
             first = max(failed, key=lambda worker: worker.process.returncode)
             deadline = min(deadline, time.monotonic() + GRACE_AFTER_FAILURE)
             if first.process.returncode < 0 and not received:
-                _tell(f"process {first.rank} was killed by {signal.Signals(-first.process.returncode).name}")
+                _tell(program, f"process {first.rank} was killed by {signal.Signals(-first.process.returncode).name}")
         if not running:
             # Who made a mistake may take longer to end than those who lose their group by it.
             mistaken = [worker for worker in workers if worker.process.returncode == _WRONG_USE]
             return _code(workers, mistaken[0] if first and mistaken else first, received)
         if time.monotonic() > deadline:
             ranks = ", ".join(str(worker.rank) for worker in running)
-            _tell(f"killed, because they did not end in time: {ranks}")
+            _tell(program, f"killed, because they did not end in time: {ranks}")
             for worker in running:
                 worker.process.kill()
                 worker.process.wait()
@@ -275,8 +303,8 @@ def _code(workers: Sequence[_Worker], first: _Worker | None, received: Sequence[
     return max(worker.process.returncode for worker in workers)
 
 
-def _tell(what: str) -> None:
-    print(f"pretrain: {what}", file=sys.stderr)  # noqa: T201 - the launcher speaks for processes that cannot
+def _tell(program: str, what: str) -> None:
+    print(f"{program}: {what}", file=sys.stderr)  # noqa: T201 - the launcher speaks for processes that cannot
 
 
 def _cores() -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from converters import families
 from converters.backbone import Backbone
+from converters.distributed import gather_values, parse_device, process_group, together
 from converters.errors import CheckFailed, UserError
 from converters.lock import exclusive
 from evaluators.datasets.card import card
@@ -36,6 +36,8 @@ def evaluate_cell(
 ) -> tuple[Record, Path]:
     """Evaluate and write `run/results/<cell id>.json`; a record that exists is returned as it is unless `force`.
 
+    Under a launcher every process of the group calls this; the main one writes.
+
     Args:
         protocol: how.
         weights: a path, or `random:ARCH:SEED`.
@@ -58,18 +60,19 @@ def evaluate_cell(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     commit, dirty = provenance.commit()  # now: the source may change while this runs
-    place = _device(device)
-    backbone = families.read_source(weights)
-    head = None if backbone.head is None else backbone.head.fingerprint
-    protocol.check_applicable(head, row)
-    dataset = card(protocol.settings, data).fingerprint
-    id_ = cell_id(backbone.metadata, protocol, dataset, seed, head)
-    path = store.record_path(run / "results", id_)
-    workdir = run / "cells" / id_
-    with exclusive(workdir, "evaluation"):
-        if path.exists() and not force:
+    with process_group(parse_device(device)) as world, contextlib.ExitStack() as held:
+        backbone = families.read_source(weights)
+        head = None if backbone.head is None else backbone.head.fingerprint
+        protocol.check_applicable(head, row)
+        dataset = card(protocol.settings, data).fingerprint
+        id_ = cell_id(backbone.metadata, protocol, dataset, seed, head)
+        path = store.record_path(run / "results", id_)
+        workdir = run / "cells" / id_
+        together(lambda: held.enter_context(exclusive(workdir, "evaluation")) if world.is_main else None)
+        # The main process decides for all: each might look at another moment.
+        if gather_values(path.exists() and not force)[0]:
             return _existing(path, row), path
-        outcome = evaluate(Job(backbone, data, protocol, seed, place, workdir, run / "features", fresh=force))
+        outcome = evaluate(Job(backbone, data, protocol, seed, world.device, workdir, run / "features", fresh=force))
         if outcome.dataset.fingerprint != dataset:
             raise CheckFailed(
                 f"{data}: the data set changed during the evaluation, so its number belongs to no data set"
@@ -89,27 +92,14 @@ def evaluate_cell(
                 commit=commit,
                 dirty=dirty,
                 versions=provenance.versions(),
-                device=provenance.device_name(place.type),
+                device=provenance.device_name(world.device.type, world.size),
                 started=started.isoformat(timespec="seconds"),
                 wall_seconds=round(time.monotonic() - clock, 3),
             ),
         )
-        return record, store.write_record(record, run / "results", overwrite=force)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(expected="cpu, cuda or cuda:N", found=repr(name), where="--device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} GPUs that torch can use"
-        raise UserError(expected=f"the device {name}", found=found, where="--device", cure="use cpu")
-    return device
+        if world.is_main:
+            store.write_record(record, run / "results", overwrite=force)
+        return record, path
 
 
 def _existing(path: Path, row: str) -> Record:

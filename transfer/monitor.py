@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from converters.errors import UserError
@@ -13,7 +14,8 @@ from converters.metadata import Preprocess
 from evaluators.datasets import image_folder
 from evaluators.features.compute import compute
 from evaluators.images import centre_view
-from evaluators.knn.task import classify
+from evaluators.knn.neighbours import find_neighbours
+from evaluators.knn.vote import Ballot, rank_classes
 from evaluators.predictions import accuracy
 from evaluators.protocol import find
 from evaluators.protocols import CATALOGUE
@@ -45,11 +47,12 @@ class KnnMonitor:
         )
 
     def __call__(self, epochs: int, encoder: nn.Module) -> Mapping[str, float]:
-        """See `pretrain.train.Monitor`; the encoder's projection head is left out."""
+        """See `pretrain.train.Monitor`; the projection head is left out, unless the protocol wants its embedding."""
         if epochs % self.every and epochs != self.epochs:
             return {}
         features = copy.deepcopy(encoder)
-        features.fc = nn.Identity()
+        if self.settings.layer != "head":
+            features.fc = nn.Identity()
         bank, queries = (
             compute(
                 features,
@@ -61,11 +64,11 @@ class KnnMonitor:
             )
             for split, samples in (("train", self.data.train), ("val", self.data.val))
         )
-        ranked = classify(
-            bank,
-            queries.values,
-            ks=(self.k,),
-            num_classes=len(self.data.classes),
-            temperature=self.settings.temperature,
-        )[self.k]
+        settings = self.settings.model_copy(update={"k": (self.k,)})
+        # On the CPU: the GPU's memory belongs to the training.
+        near = find_neighbours(
+            bank, queries.values, settings, num_classes=len(self.data.classes), device=torch.device("cpu")
+        )
+        ballot = Ballot(self.k, settings.vote, settings.temperature)
+        (ranked,) = rank_classes(near.similarities, near.labels, (ballot,))
         return {f"knn_top{top}": accuracy(ranked, queries.labels, top) for top in (1, 5)}

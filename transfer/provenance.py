@@ -58,8 +58,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def device_name(kind: str) -> str:
-    """The device in words, as `cpu (2 cores)` or the name of the GPU."""
+def device_name(kind: str, processes: int = 1) -> str:
+    """The device in words, as `cpu (2 cores)` or the name of the GPU; with the number of processes that shared it."""
+    return _device_name(kind) + (f", {processes} processes" if processes > 1 else "")
+
+
+def _device_name(kind: str) -> str:
     if kind == "cuda":
         import torch
 

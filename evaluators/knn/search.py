@@ -1,106 +1,233 @@
-"""Exact cosine search with FAISS, with an order that is declared where FAISS promises none."""
+"""Exact cosine search of a bank that may be larger than memory, in an order that is declared.
+
+Whatever the engine, the blocks, the threads: the result is the same to the bit.
+"""
 
 from __future__ import annotations
 
-import platform
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.errors import MissingPackage
+from converters.errors import CheckFailed, UserError
+from converters.progress import Progress
+from evaluators.knn.engines.cpu import FaissCpu, threads
+from evaluators.knn.engines.engine import Engine, EngineFault, Index, slack
+from evaluators.knn.rows import unit
 
-try:
-    import faiss
-except ImportError:
-    _WHEEL = "faiss-gpu" if sys.platform == "linux" and platform.machine() == "x86_64" else "faiss-cpu"
-    raise MissingPackage("faiss", f"pip install {_WHEEL}", "kNN search") from None
-
-_OVERFETCH = 32
+MEMORY = 2 << 30
+"""Bytes that a search may use by default, besides its result."""
+OVERFETCH = 32
 """Neighbours fetched beyond k at first."""
-_CANDIDATES = 1 << 22
-"""Candidates held at a time, over all queries of a search: it bounds memory, and keeps FAISS's batches large."""
-_BLOCK_BYTES = 64 << 20
-"""Bound on a block of rows in float64."""
+_CANDIDATE_BYTES = 96
+"""What a candidate costs on its way: FAISS's heap, score, index, key, and their copies."""
+_PIECE_BYTES = 512 << 10
+"""Candidates' rows that are scored at a time: with their copy in float64 they stay in a core's cache."""
+_NONE = np.uint64(2**64 - 1)
+"""The key of no candidate; it sorts last."""
+_LOW = np.uint64(2**32 - 1)
+_TOP_BIT = np.uint32(1 << 31)
 
 
-def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows divided by their L2 norm, computed in float64; a zero row stays zero. N×D -> N×D."""
-    units = np.empty(features.shape, dtype=np.float32)
-    step = max(1, _BLOCK_BYTES // (8 * features.shape[1]))
-    for start in range(0, len(features), step):
-        rows = features[start : start + step].astype(np.float64)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        units[start : start + step] = rows / np.where(norms > 0, norms, 1.0)
-    return units
+@dataclass(frozen=True)
+class Budget:
+    """How `memory` is shared out."""
 
+    block: int
+    """Rows of the bank held at a time, as unit vectors: half of the memory, with the copy that fp16 and IVF make."""
+    chunk: int
+    """Queries held at a time: a quarter."""
+    candidates: int
+    """Candidates held at a time, over all queries of a search: an eighth; the last eighth is the engine's."""
+    workspace: int
+    """The engine's bytes."""
 
-def build_index(bank: NDArray[np.float32]) -> faiss.Index:
-    """An exact inner-product index over N×D unit vectors. FAISS obeys OMP_NUM_THREADS."""
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(np.ascontiguousarray(bank))
-    return index
+    @classmethod
+    def of(cls, memory: int, dim: int, k: int, *, exact: bool) -> Budget:
+        """For D dimensions, k neighbours, and an engine that is exact or not."""
+        return cls(
+            block=max(1, memory // (2 if exact else 4) // (4 * dim)),
+            chunk=max(1, memory // 4 // (4 * dim + 32 * k)),
+            candidates=max(1, memory // 8 // _CANDIDATE_BYTES),
+            workspace=memory // 8,
+        )
 
 
 def nearest(
-    bank: NDArray[np.float32], queries: NDArray[np.float32], k: int
+    bank: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    engine: Engine | None = None,
+    memory: int = MEMORY,
+    label: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k rows of the bank with the largest cosine to each query.
 
     A similarity is the dot product of the float32 unit vectors, computed in float64 and rounded to float32; rows of
-    equal similarity rank by the lower bank index. FAISS's own float32 scores depend on where a row lies in a block, so
-    they only choose candidates: more than k are fetched and scored anew, and the fetch widens until no row left out
-    can belong to the k.
+    equal similarity rank by the lower bank index. An engine's own float32 scores depend on where a row lies in a block,
+    so they only choose candidates: more than k are fetched and scored anew, and the fetch widens until no row left out
+    can belong to the k. That the engine's scores are as near to the true ones as this needs is checked on every
+    candidate.
 
     Args:
-        bank: N×D unit vectors (see `unit`).
-        queries: Q×D unit vectors.
+        bank: N×D features of any length, finite; may be memory-mapped.
+        queries: Q×D, likewise.
         k: at most N.
+        engine: finds the candidates; FAISS on the CPU by default. One that is not exact may miss neighbours.
+        memory: bytes that may be used besides the features and the result.
+        label: what a progress display says; None for none.
 
     Returns:
-        Similarities Q×k in falling order, and bank indices Q×k.
+        Similarities Q×k in falling order, and bank indices Q×k; -1 and -1 where an engine that is not exact found fewer
+        than k.
+
+    Raises:
+        CheckFailed: if a row holds NaN or infinity, or the bank has another D than the queries.
+        UserError: for an empty bank.
+        EngineFault: if the engine computed something wrong.
     """
-    assert 1 <= k <= len(bank), f"k {k} of {len(bank)} rows"
-    # Whatever the order of its additions, FAISS's float32 dot product of two unit vectors is off by no more than
-    # D·u / (1 - D·u) with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); the rest
-    # covers our own rounding.
-    slack = (bank.shape[1] + 2) * 2.0**-24 * 1.01
-    index = build_index(bank)
-    similarities = np.empty((len(queries), k), dtype=np.float32)
-    neighbours = np.empty((len(queries), k), dtype=np.int64)
-    pending = np.arange(len(queries))
-    width = k + _OVERFETCH
-    while len(pending):
-        width = min(width, len(bank))
-        unsettled = []
-        step = max(1, _CANDIDATES // width)
-        for start in range(0, len(pending), step):
-            rows = pending[start : start + step]
-            fetched, candidates = index.search(queries[rows], width)
-            scores = _score(bank, queries[rows], candidates)
-            order = np.lexsort((candidates, -scores), axis=1)[:, :k]
-            similarities[rows] = np.take_along_axis(scores, order, axis=1)
-            neighbours[rows] = np.take_along_axis(candidates, order, axis=1)
-            if width < len(bank):
-                # A row left out scored at most fetched[:, -1] with FAISS, hence at most `slack` more with us.
-                outside = fetched[:, -1].astype(np.float64) + slack
-                unsettled.append(rows[similarities[rows, -1] <= outside])
-        pending = np.concatenate(unsettled) if unsettled else pending[:0]
-        width *= 2
-    return similarities, neighbours
+    if not len(bank):
+        raise UserError(expected="training images to compare with", found="none", where="kNN")
+    if bank.shape[1] != queries.shape[1]:
+        raise CheckFailed(f"the bank's features have D = {bank.shape[1]}, the queries' D = {queries.shape[1]}")
+    assert 1 <= k <= len(bank) < 2**32, f"k {k} of {len(bank)} rows"
+    engine = engine or FaissCpu()
+    budget = Budget.of(memory, bank.shape[1], k, exact=engine.exact)
+    best = np.full((len(queries), k), _NONE, dtype=np.uint64)
+    starts = range(0, len(bank), budget.block)
+    progress = Progress(label, len(queries) * len(starts), unit="query·block") if label else None
+    with progress or nullcontext(), ThreadPoolExecutor(threads()) as pool:
+        search = _Search(engine, budget, slack(bank.shape[1]), pool)
+        for first in range(0, len(queries), budget.chunk):
+            last = min(first + budget.chunk, len(queries))
+            units = unit(queries, first, last, name="the feature of validation image")
+            for start in starts:
+                end = min(start + budget.block, len(bank))
+                block = unit(bank, start, end, name="the feature of training image")
+                for done in search.block(start, block, units, best[first:last]):
+                    if progress:
+                        progress.step(done)
+                del block  # before the next is made: two would be held
+    return _unpack(best)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of the bank that are searched together."""
+
+    start: int
+    """The bank index of the first."""
+    units: NDArray[np.float32]
+    index: Index
+
+
+@dataclass(frozen=True)
+class _Search:
+    engine: Engine
+    budget: Budget
+    slack: float
+    pool: ThreadPoolExecutor
+
+    def block(
+        self, start: int, units: NDArray[np.float32], queries: NDArray[np.float32], best: NDArray[np.uint64]
+    ) -> Iterator[int]:
+        """Merge the bank's rows from `start` on into the best keys Q×k; yields numbers of queries done."""
+        block = _Block(start, units, self.engine.index(units, self.budget.workspace))
+        pending = np.arange(len(queries))
+        width = best.shape[1] + OVERFETCH
+        while len(pending):
+            width = min(width, len(units))
+            if self.engine.widest is not None and width > self.engine.widest:
+                block = replace(block, index=FaissCpu().index(units, self.budget.workspace))
+            unsettled = []
+            step = max(1, self.budget.candidates // width)
+            for i in range(0, len(pending), step):
+                rows = pending[i : i + step]
+                merged, settled = self._merged(block, queries[rows], best[rows], width)
+                best[rows[settled]] = merged[settled]
+                unsettled.append(rows[~settled])
+                yield int(settled.sum())
+            pending = np.concatenate(unsettled)
+            width *= 2
+
+    def _merged(
+        self, block: _Block, queries: NDArray[np.float32], before: NDArray[np.uint64], width: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """The best keys Q×k with this block, and whether no row that was not fetched can belong to them (Q)."""
+        fetched, candidates = block.index.search(queries, width)
+        wanted = candidates >= 0
+        if not np.isfinite(fetched[wanted]).all():
+            raise EngineFault(f"{self.engine.name} computed NaN or infinity")
+        bounds = fetched.astype(np.float64) + self.slack
+        if self.engine.exact:
+            # No more than this can a row score with us; below the k that other blocks gave, it is not wanted.
+            wanted &= bounds >= _last_similarity(before)[:, None]
+        scores = _score(block.units, queries, candidates, wanted.sum(axis=1), self.pool)
+        if self.engine.exact and not (np.abs(scores - fetched)[wanted] <= self.slack).all():
+            raise EngineFault(f"{self.engine.name} computed a wrong similarity")
+        keys = np.where(wanted, _keys(scores, candidates + block.start), _NONE)
+        merged = np.sort(np.concatenate([before, keys], axis=1), axis=1)[:, : before.shape[1]]
+        if width == len(block.units) or not self.engine.exact:
+            return merged, np.ones(len(queries), dtype=np.bool_)
+        # A row that was not fetched scores at most what the last one did.
+        return merged, _last_similarity(merged) > bounds[:, -1]
 
 
 def _score(
-    bank: NDArray[np.float32], queries: NDArray[np.float32], candidates: NDArray[np.int64]
+    block: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    candidates: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
 ) -> NDArray[np.float32]:
-    """Dot products of each query (Q×D) with its candidates (Q×M indices) in float64, rounded to float32: Q×M."""
-    scores = np.empty(candidates.shape, dtype=np.float32)
-    pairs = max(1, _BLOCK_BYTES // (8 * bank.shape[1]))
-    columns = min(candidates.shape[1], pairs)
-    rows = max(1, pairs // columns)
-    for i in range(0, len(queries), rows):
-        block = queries[i : i + rows].astype(np.float64)
-        for j in range(0, candidates.shape[1], columns):
-            chosen = bank[candidates[i : i + rows, j : j + columns]].astype(np.float64)
-            scores[i : i + rows, j : j + columns] = np.einsum("qd,qkd->qk", block, chosen)
+    """Dot products of each query (Q×D) with its first `counts` candidates (Q×M) in float64, rounded to float32: Q×M."""
+    scores = np.zeros(candidates.shape, dtype=np.float32)
+    piece = max(1, _PIECE_BYTES // (4 * block.shape[1]))
+
+    def some(first: int, last: int) -> None:
+        chosen = np.empty((piece, block.shape[1]), dtype=np.float32)
+        exactly = np.empty(chosen.shape, dtype=np.float64)
+        for i in range(first, last):
+            query = queries[i].astype(np.float64)
+            for j in range(0, counts[i], piece):
+                wanted = candidates[i, j : min(j + piece, counts[i])]
+                m = len(wanted)
+                np.take(block, wanted, axis=0, out=chosen[:m], mode="clip")  # `raise` would make a copy
+                np.copyto(exactly[:m], chosen[:m])
+                # One dot product a row: equal rows give equal sums, wherever they lie.
+                scores[i, j : j + m] = np.vecdot(exactly[:m], query)
+
+    step = max(1, -(-len(queries) // threads()))
+    for future in [pool.submit(some, i, min(i + step, len(queries))) for i in range(0, len(queries), step)]:
+        future.result()
     return scores
+
+
+def _keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """One number a candidate: the smaller, the larger its similarity, and where that is equal, the lower its index."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    # Floats as unsigned integers that rise with them.
+    rising = np.where(bits & _TOP_BIT, ~bits, bits | _TOP_BIT)
+    return (~rising).astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
+
+
+def _similarities(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+    rising = ~(keys >> np.uint64(32)).astype(np.uint32)
+    return np.where(rising & _TOP_BIT, rising ^ _TOP_BIT, ~rising).astype(np.uint32).view(np.float32)
+
+
+def _last_similarity(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Q×k -> Q: the k-th similarity, -inf where there are fewer."""
+    last = keys[:, -1]
+    return np.where(last == _NONE, -np.inf, _similarities(last).astype(np.float64))
+
+
+def _unpack(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    none = keys == _NONE
+    similarities = np.where(none, np.float32(-1), _similarities(keys)).astype(np.float32)
+    return similarities, np.where(none, -1, (keys & _LOW).astype(np.int64))

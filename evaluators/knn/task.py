@@ -1,122 +1,140 @@
-"""The task `knn`: a weighted vote among the nearest training images in feature space.
-
-One exact search at the largest k serves every k. Shapes: Q queries, k neighbours, C classes.
-"""
+"""The task `knn`: a vote among the nearest training images in feature space."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters import distributed
 from converters.errors import UserError
 from evaluators.datasets import image_folder
+from evaluators.datasets.labelled import LabelledImages
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
+from evaluators.features.layers import EMBEDDING, POOLED
 from evaluators.job import Job, Metric, Outcome
-from evaluators.knn.search import nearest, unit
+from evaluators.knn import agreement
+from evaluators.knn.neighbours import find_neighbours, labels_have_classes
+from evaluators.knn.vote import TOP, Ballot, chance, rank_classes
 from evaluators.predictions import accuracy, write_predictions
 from evaluators.settings.knn import KnnSettings
-
-TOP = 5
-_CHUNK = 1024
-"""Queries whose votes (chunk×C) are held at a time."""
 
 
 def evaluate(job: Job) -> Outcome:
     """Run a kNN protocol; writes `predictions.npz` to the job's folder.
 
-    The metrics are `top1_k20`, `top5_k20`, ... in percent over the validation images.
+    The metrics are `top1_k20`, `top5_k20`, ... in percent over the validation images. A majority vote adds
+    `top1_k20_random_ties`, the mean over all ways to break its ties. A search that is not exact adds `found_k20`, the
+    percentage of the 20 nearest neighbours that it found, and `same_top1_k20`, that of equal predictions, both over a
+    sample of the validation images.
 
     Raises:
-        UserError: for a data set that is no image folder, or a k list without the headline's k.
-        CheckFailed: if the receipt does not hold, or a feature is not finite.
+        UserError: for data of another kind, or a k list without the headline's k.
+        NotApplicable: if the protocol wants the embedding of a projection head and the backbone has none.
+        CheckFailed: if the receipt does not hold, a feature is not finite or a label has no class.
     """
     settings = job.protocol.settings
     assert isinstance(settings, KnnSettings), settings.task
-    _headline_is_measured(job.protocol.headline, settings)
+    ballots = ballots_of(settings)
+    _headline_is_measured(job.protocol.headline, ballots)
     data = image_folder.read(job.data)
     frozen = freeze(job.backbone, job.device, [view_of(job, settings)])
-    (bank,), (queries,) = (extract(job, frozen, split, settings) for split in (data.train, data.val))
+    layers = (EMBEDDING if settings.layer == "head" else POOLED,)
+    (bank,), (queries,) = (extract(job, frozen, split, settings, layers) for split in (data.train, data.val))
     receipt = frozen.still_frozen()
 
-    ranked = classify(
-        bank, queries.values, ks=settings.k, num_classes=len(data.classes), temperature=settings.temperature
+    # One part a process, in the order of ranks.
+    parts = distributed.gather_values(
+        distributed.together(lambda: _Part.of(job, bank, queries, ballots, len(data.classes)))
     )
-    write_predictions(job.workdir, data, {f"k{k}": top[:, 0] for k, top in ranked.items()})
-    metrics = tuple(
-        Metric(
-            name=f"top{top}_k{k}",
-            value=accuracy(ranked[k], queries.labels, top),
-            unit="%",
-            higher_is_better=True,
-            n=len(data.val),
-        )
-        for k in settings.k
-        for top in (1, TOP)
+    ranked = {ballot: np.concatenate([part.ranked[ballot] for part in parts]) for ballot in ballots}
+    distributed.together(lambda: _write(job, data, ranked))
+    measured = {name: np.concatenate([part.measured[name] for part in parts]) for name in parts[0].measured}
+    return Outcome(
+        metrics=(
+            *(
+                _percent(f"top{top}_k{ballot.k}", accuracy(ranked[ballot], queries.labels, top), len(data.val))
+                for ballot in ballots
+                for top in (1, TOP)
+            ),
+            *(_percent(name, 100.0 * float(values.mean()), len(values)) for name, values in measured.items()),
+        ),
+        receipt=receipt,
+        dataset=data.card,
+        notes=(*dict.fromkeys(part.engine for part in parts), *_notes(ballots, bank, len(data.classes))),
     )
-    capped = ", ".join(str(k) for k in settings.k if k > len(data.train))
-    notes = (f"k {capped} capped at the {len(data.train)} training images",) if capped else ()
-    return Outcome(metrics=metrics, receipt=receipt, dataset=data.card, notes=notes)
 
 
-def classify(
-    bank: Features, queries: NDArray[np.float32], *, ks: Sequence[int], num_classes: int, temperature: float
-) -> dict[int, NDArray[np.int64]]:
-    """For each k the ranked classes Q×5 of `vote`, all from one search at the largest k.
-
-    Args:
-        bank: N×D features of the training images, of any length, and their classes.
-        queries: Q×D features.
-        ks: numbers of neighbours; one beyond N means N.
-        num_classes: C.
-        temperature: T.
-    """
-    similarities, neighbours = nearest(unit(bank.values), unit(queries), min(max(ks), len(bank.values)))
-    labels = bank.labels[neighbours]
-    return {k: vote(similarities[:, :k], labels[:, :k], num_classes=num_classes, temperature=temperature) for k in ks}
+def ballots_of(settings: KnnSettings) -> tuple[Ballot, ...]:
+    """One for each k."""
+    return tuple(Ballot(k, settings.vote, settings.temperature) for k in dict.fromkeys(settings.k))
 
 
-def vote(
-    similarities: NDArray[np.float32], labels: NDArray[np.int64], *, num_classes: int, temperature: float
-) -> NDArray[np.int64]:
-    """The five classes with the most votes, best first: every neighbour votes for its class with exp(cos / T).
+class _Part:
+    """What this process found: its share of the validation images."""
 
-    Among equal votes the lower class index comes first. Where fewer than five classes got a vote, the rest is -1.
+    def __init__(self, engine: str, ranked: Mapping[Ballot, NDArray[np.int64]]) -> None:
+        self.engine, self.ranked = engine, ranked
+        self.measured: dict[str, NDArray[np.float64]] = {}
+        """For metrics that are means: their values, one an image, 0 to 1."""
 
-    Args:
-        similarities: Q×k cosines in falling order.
-        labels: Q×k classes of these neighbours, 0 to C - 1.
-        num_classes: C.
-        temperature: T.
+    @classmethod
+    def of(cls, job: Job, bank: Features, queries: Features, ballots: Sequence[Ballot], num_classes: int) -> _Part:
+        """Search and vote."""
+        settings = job.protocol.settings
+        assert isinstance(settings, KnnSettings), settings.task
+        labels_have_classes(queries.labels, num_classes, "validation")
+        count, rank, size = len(queries.labels), distributed.rank(), distributed.size()
+        first, last = count * rank // size, count * (rank + 1) // size
+        values, targets = queries.values[first:last], queries.labels[first:last]
+        label = "kNN search" if rank == 0 else None
+        near = find_neighbours(bank, values, settings, num_classes=num_classes, device=job.device, label=label)
+        ranked = dict(zip(ballots, rank_classes(near.similarities, near.labels, ballots), strict=True))
+        part = cls(near.engine, ranked)
+        for ballot in ballots:
+            if ballot.rule == "majority":
+                chances = chance(near.similarities, near.labels, targets, ballot)
+                part.measured[f"top1_k{ballot.k}_random_ties"] = chances
+        if settings.search != "exact":
+            sample = agreement.sample(count)
+            mine = sample[(sample >= first) & (sample < last)] - first
+            exactly = settings.model_copy(update={"search": "exact"})
+            truth = find_neighbours(
+                bank, values[mine], exactly, num_classes=num_classes, device=job.device, label=label
+            )
+            rankings = rank_classes(truth.similarities, truth.labels, ballots)
+            for ballot, ranking in zip(ballots, rankings, strict=True):
+                part.measured[f"found_k{ballot.k}"] = agreement.found(near.indices[mine], truth.indices, ballot.k)
+                same = ranked[ballot][mine, 0] == ranking[:, 0]
+                part.measured[f"same_top1_k{ballot.k}"] = same.astype(np.float64)
+        return part
 
-    Returns:
-        Q×5.
-    """
-    ranked = np.full((len(similarities), TOP), -1, dtype=np.int64)
-    for start in range(0, len(similarities), _CHUNK):
-        cosines = similarities[start : start + _CHUNK].astype(np.float64)
-        # Divided by the largest weight: the ranking stays, and a small T cannot overflow.
-        weights = np.exp((cosines - cosines[:, :1]) / temperature)
-        rows = len(cosines)
-        slots = (np.arange(rows)[:, None] * num_classes + labels[start : start + _CHUNK]).ravel()
-        votes = np.bincount(slots, weights.ravel(), minlength=rows * num_classes)
-        votes[np.bincount(slots, minlength=rows * num_classes) == 0] = -1.0
-        votes = votes.reshape(rows, num_classes)
-        best = np.argsort(-votes, axis=1, kind="stable")[:, :TOP]
-        got_a_vote = np.take_along_axis(votes, best, axis=1) >= 0
-        ranked[start : start + rows, : best.shape[1]] = np.where(got_a_vote, best, -1)
-    return ranked
+
+def _write(job: Job, data: LabelledImages, ranked: Mapping[Ballot, NDArray[np.int64]]) -> None:
+    if distributed.rank() == 0:
+        write_predictions(job.workdir, data, {f"k{ballot.k}": classes[:, 0] for ballot, classes in ranked.items()})
 
 
-def _headline_is_measured(headline: str, settings: KnnSettings) -> None:
-    names = [f"top{top}_k{k}" for k in settings.k for top in (1, TOP)]
-    if headline not in names:
+def _notes(ballots: Sequence[Ballot], bank: Features, num_classes: int) -> Iterable[str]:
+    images = len(bank.labels)
+    if capped := ", ".join(str(ballot.k) for ballot in ballots if ballot.k > images):
+        yield f"k {capped} capped at the {images} training images"
+    if absent := num_classes - len(np.unique(bank.labels)):
+        yield f"{absent} of {num_classes} classes have no training image, so none of their images can be right"
+
+
+def _percent(name: str, value: float, n: int) -> Metric:
+    return Metric(name=name, value=value, unit="%", higher_is_better=True, n=n)
+
+
+def _headline_is_measured(headline: str, ballots: Sequence[Ballot]) -> None:
+    if headline not in [f"top{top}_k{ballot.k}" for ballot in ballots for top in (1, TOP)]:
         raise UserError(
             expected=f"a list of k that gives the headline {headline}",
-            found=str(list(settings.k)),
+            found=str([ballot.k for ballot in ballots]),
             where="settings.k",
             cure=f"keep {headline.rpartition('_k')[2]} in it",
         )

@@ -24,3 +24,9 @@ class KnnSettings(FeatureSettings):
     """Every neighbour's vote counts exp(cos / T), or one."""
     temperature: float = Field(default=1.0, gt=0)
     """T of the weighted vote; a majority vote has none."""
+    search: Literal["exact", "fp16", "ivf"] = "exact"
+    """`fp16` and `ivf` may miss neighbours; how many they miss is measured and recorded."""
+    probes: PositiveInt = 32
+    """For `ivf`: lists that are searched, of 4·√N."""
+    search_memory: int = Field(default=2 << 30, ge=128 << 20)
+    """Bytes that the search may use besides its result, in main memory; the result does not depend on it."""

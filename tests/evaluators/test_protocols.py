@@ -21,11 +21,15 @@ FROZEN = {
     "finetune-finegrained@1": "ce4c8c796632f3bf4cedde78f7f7b21e403da9af31815e4a7ba7beebe4bb8a49",
     "finetune-imagenet@1": "018d909f73a00af695bc33a0b7d85cc75a4e23ddeb57eff503211122be937ac4",
     "finetune-inat18@1": "9e8a38663839be1a001f1f1340cc8c09c5d152a2211982d769d9b0a071b06161",
-    "knn-dino@1": "437c188cc6c8c4ffac5c11cd15e1cdd65f64e40e81b03235fa935161b4897a23",
+    "knn-dino@1": "8cbc92fc0e36c9ff87813f9b4b901406b52c56b5e521d23c75feeb9cf620d374",
+    "knn-instdisc@1": "ab9a51f4d7ed28e01051936e756d8b65f8755f8f8d944183a2daf7e2a668e3d6",
+    "knn-moco-colab@1": "0a20ceab9f3bad87ab09522b0c7b63d5b63ba24f5291d0bf45a7c44f56882316",
+    "knn-msf@1": "42e768bbad27f6b1f3adb55e7d48afc6073ea09c279ebb58e3a5221f741151e7",
+    "knn-simsiam@1": "f7db8bf9573641d459794e79bd30eb1eca2d28a3bac2edcc415bb9a59622de7f",
     "linear-moco@1": "d5210d3e52596d16b32c27a32d97375d963987b09cb1ffa3161c86aec51ba849",
     "linear-multihead@1": "f4179c19d816a1ff47fdbbb6e314152eed57264fa6f5e26393d960c697901efc",
     "quickstart-detection@1": "a04e73f820b6993ad91f110dad21c27cda43386f5efc761e94635c72ba2ded04",
-    "quickstart-knn@1": "c430f76484ef34436c52ddc7d67121b20925e4aed0c14a9ee79dd1591f50d519",
+    "quickstart-knn@1": "b311f90a412a623da1b986b2469528678ace45891dc22f91424c52b66b59c467",
     "quickstart-linear@1": "7d6e0f7e22f483736e385f1719f9a481e83a66d6fd840b022c337b9d2f68e0b6",
     "quickstart-segmentation@1": "edc6b3ca2a442d6d9227b5efbf24e7b064985523c86dfbfe7ae91acbb9aa5120",
     "semi-10pct@1": "f04252a1c652f10b9d8c790cba4998fa029bd78eee87597377af0ed1e56067df",
@@ -33,6 +37,10 @@ FROZEN = {
     "svm-voc07@1": "41b265c5fa12f55bd5622be4347bb0eae5d46d2a942769a38f17ff83f0684487",
     "voc0712-c4-24k@1": "7f569f0148f948dec7b0aacd9419f67d4b0df2b7c9db52c7242b88177421273e",
 }
+
+
+SEARCH = {"search", "probes", "search_memory"}
+"""How neighbours are found; of the default, which is exact, no result depends on them."""
 
 
 @pytest.mark.parametrize("protocol_id", sorted(CATALOGUE))
@@ -71,7 +79,7 @@ def test_linear_moco_is_the_reference_to_the_letter() -> None:
 def test_knn_dino_is_the_reference_to_the_letter() -> None:
     """facebookresearch/dino eval_knn.py."""
     settings = CATALOGUE["knn-dino@1"].settings
-    assert settings.model_dump(exclude={"workers", "batch_size"}) == {
+    assert settings.model_dump(exclude={"workers", "batch_size", *SEARCH}) == {
         "task": "knn",
         "layer": "res5",
         "vote": "weighted",
@@ -83,6 +91,41 @@ def test_knn_dino_is_the_reference_to_the_letter() -> None:
         "geometry": "crop",
         "interpolation": "bicubic",
     }
+
+
+@pytest.mark.parametrize(
+    ("protocol_id", "layer", "k", "vote", "temperature", "resize", "crop"),
+    [
+        ("knn-instdisc@1", "head", (200,), "weighted", 0.07, 256, 224),  # lemniscate.pytorch@f7cfe29 main.py, test.py
+        ("knn-simsiam@1", "res5", (200,), "weighted", 0.2, 256, 224),  # facebookresearch/simsiam issue 10
+        ("knn-moco-colab@1", "head", (200,), "weighted", 0.1, 32, 32),  # facebookresearch/moco@f736491, the notebook
+        ("knn-msf@1", "res5", (1, 20), "majority", 1.0, 256, 224),  # UMBCvision/MSF@130191c eval_knn.py
+    ],
+)
+def test_knn_protocols_are_their_sources_to_the_letter(
+    protocol_id: str, layer: str, k: tuple[int, ...], vote: str, temperature: float, resize: int, crop: int
+) -> None:
+    """All resize by torchvision's default, bilinear."""
+    assert CATALOGUE[protocol_id].settings.model_dump(exclude={"workers", "batch_size", *SEARCH}) == {
+        "task": "knn",
+        "layer": layer,
+        "vote": vote,
+        "precision": "fp32",
+        "k": k,
+        "temperature": temperature,
+        "resize": resize,
+        "crop": crop,
+        "geometry": "crop",
+        "interpolation": "bilinear",
+    }
+
+
+def test_every_knn_protocol_searches_exactly_and_measures_its_headline() -> None:
+    for protocol in CATALOGUE.values():
+        if isinstance(protocol.settings, KnnSettings):
+            assert protocol.settings.search == "exact"
+            measured = {f"top1_k{k}" for k in protocol.settings.k}
+            assert {protocol.headline, *(expected.metric for expected in protocol.expected)} <= measured
 
 
 def test_svm_voc07_is_the_reference_to_the_letter() -> None:

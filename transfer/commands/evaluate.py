@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 from converters.command import seed
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-name", help="name of the data set in tables (default: the folder's name)")
     parser.add_argument("--seed", type=seed, default=0, help="trial seed (%(default)s)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="processes that share the work, one a GPU (%(default)s)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the protocol"
     )
@@ -57,6 +61,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.data.is_dir():
         raise UserError(expected="the data set's root folder", found="none", where=args.data)
 
+    from pretrain import launch
+
+    if args.processes != 1 and not launch.is_worker():
+        # The same words: a worker knows that it is one, and starts no others.
+        command = [sys.executable, "-m", "transfer.commands.evaluate", *args.words[1:]]
+        return launch.launch(command, args.processes, program="moco-transfer")
+
     # Torch from here on: a typo above is answered at once.
     from transfer.cell import evaluate_cell
 
@@ -72,9 +83,29 @@ def run(args: argparse.Namespace) -> int:
         force=args.force,
         command=shlex.join(["moco-transfer", *args.words]),
     )
+    if launch.launched_rank():
+        return 0
     for metric in record.metrics:
         print(f"{metric.name:16} {metric.value:7.2f} {metric.unit}  (n = {metric.n})")
     for note in record.notes:
         print(f"note: {note}")
     print(f"record: {path}")
     return 0
+
+
+def _worker() -> int:
+    """One process of a group, started by `run`."""
+    from converters.command import exit_code
+    from converters.errors import UserError
+    from pretrain import launch
+    from reports.errors import ReportError
+
+    launch.begin_worker()
+    parser = argparse.ArgumentParser(prog="moco-transfer evaluate")
+    add_arguments(parser)
+    args = parser.parse_args(sys.argv[1:], argparse.Namespace(words=["evaluate", *sys.argv[1:]]))
+    return exit_code("moco-transfer", lambda: launch.tell_once(lambda: run(args)), (UserError, ReportError))
+
+
+if __name__ == "__main__":
+    sys.exit(_worker())

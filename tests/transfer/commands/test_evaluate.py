@@ -99,8 +99,9 @@ def test_a_seed_is_a_whole_number_from_0(capsys: pytest.CaptureFixture[str]) -> 
         ({"--data": "absent"}, "absent"),
         ({"--set": "temprature=1"}, "did you mean 'temperature'?"),
         ({"--set": "temperature"}, "KEY=VALUE"),
-        ({"--device": "gpu"}, "cpu, cuda or cuda:N"),
-        ({"--device": "mps"}, "cpu, cuda or cuda:N"),
+        ({"--device": "gpu"}, "cpu or cuda"),
+        ({"--processes": "0"}, "--processes"),
+        ({"--device": "mps"}, "cpu or cuda"),
         ({"--backbone": None}, "--backbone"),
     ],
 )
