@@ -64,6 +64,7 @@ TASK_MODULES = {
     "linear-multihead": "evaluators.linear.multihead",
     "svm": "evaluators.svm.task",
     "finetune": "evaluators.finetune.task",
+    "fewshot": "evaluators.fewshot.task",
     "detection": "evaluators.detection.task",
     "segmentation": "evaluators.segmentation.task",
 }

@@ -32,6 +32,7 @@ _ORDER = {
     "linear": 5,
     "svm": 6,
     "knn": 7,
+    "fewshot": 7,
 }
 
 

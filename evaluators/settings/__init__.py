@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from evaluators.settings.detection import DetectionSettings
+from evaluators.settings.fewshot import FewshotSettings
 from evaluators.settings.finetune import FinetuneSettings
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings, MultiheadSettings
@@ -19,6 +20,7 @@ TaskSettings = Annotated[
     | MultiheadSettings
     | SvmSettings
     | FinetuneSettings
+    | FewshotSettings
     | DetectionSettings
     | SegmentationSettings,
     Field(discriminator="task"),

@@ -18,6 +18,7 @@ from evaluators.settings.svm import SvmSettings
 FROZEN = {
     "cityscapes-fcn-d8-40k@1": "bf1a1a4d52d120040f16e45611b9992eb957491bed5045aa513e6b1acf1ec9be",
     "cityscapes-fcn16-90k@1": "f0035b151cfd3286bf213ecf9bdbd7184525a7ccde5be6e56b69ed6fafbe6b34",
+    "fewshot@1": "c31221a348a48b752d8218a00e3a141eb88be1380393d87e7ce422fa1ae6ccc9",
     "finetune-finegrained@1": "ce4c8c796632f3bf4cedde78f7f7b21e403da9af31815e4a7ba7beebe4bb8a49",
     "finetune-imagenet@1": "018d909f73a00af695bc33a0b7d85cc75a4e23ddeb57eff503211122be937ac4",
     "finetune-inat18@1": "9e8a38663839be1a001f1f1340cc8c09c5d152a2211982d769d9b0a071b06161",

@@ -1,0 +1,1 @@
+"""Few-shot classification by class prototypes in feature space."""
