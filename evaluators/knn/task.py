@@ -18,13 +18,14 @@ from evaluators.features.layers import EMBEDDING, POOLED
 from evaluators.job import Job, Metric, Outcome
 from evaluators.knn import agreement
 from evaluators.knn.neighbours import find_neighbours, labels_have_classes
-from evaluators.knn.vote import TOP, Ballot, chance, rank_classes
+from evaluators.knn.vote import TOP, Ballot, chance, margin, rank_classes
+from evaluators.mistakes import write_mistakes
 from evaluators.predictions import accuracy, write_predictions
 from evaluators.settings.knn import KnnSettings
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a kNN protocol; writes `predictions.npz` to the job's folder.
+    """Run a kNN protocol; writes `predictions.npz` and the headline's mistakes to the job's folder.
 
     The metrics are `top1_k20`, `top5_k20`, ... in percent over the validation images. A majority vote adds
     `top1_k20_random_ties`, the mean over all ways to break its ties. A search that is not exact adds `found_k20`, the
@@ -51,7 +52,8 @@ def evaluate(job: Job) -> Outcome:
         distributed.together(lambda: _Part.of(job, bank, queries, ballots, len(data.classes)))
     )
     ranked = {ballot: np.concatenate([part.ranked[ballot] for part in parts]) for ballot in ballots}
-    distributed.together(lambda: _write(job, data, ranked))
+    margins = np.concatenate([part.margins for part in parts])
+    distributed.together(lambda: _write(job, data, ranked, margins))
     measured = {name: np.concatenate([part.measured[name] for part in parts]) for name in parts[0].measured}
     return Outcome(
         metrics=(
@@ -64,6 +66,7 @@ def evaluate(job: Job) -> Outcome:
         ),
         receipt=receipt,
         dataset=data.card,
+        head=job.backbone.head.fingerprint if settings.layer == "head" and job.backbone.head is not None else None,
         notes=(*dict.fromkeys(part.engine for part in parts), *_notes(ballots, bank, len(data.classes))),
     )
 
@@ -76,8 +79,8 @@ def ballots_of(settings: KnnSettings) -> tuple[Ballot, ...]:
 class _Part:
     """What this process found: its share of the validation images."""
 
-    def __init__(self, engine: str, ranked: Mapping[Ballot, NDArray[np.int64]]) -> None:
-        self.engine, self.ranked = engine, ranked
+    def __init__(self, engine: str, ranked: Mapping[Ballot, NDArray[np.int64]], margins: NDArray[np.float64]) -> None:
+        self.engine, self.ranked, self.margins = engine, ranked, margins
         self.measured: dict[str, NDArray[np.float64]] = {}
         """For metrics that are means: their values, one an image, 0 to 1."""
 
@@ -93,7 +96,8 @@ class _Part:
         label = "kNN search" if rank == 0 else None
         near = find_neighbours(bank, values, settings, num_classes=num_classes, device=job.device, label=label)
         ranked = dict(zip(ballots, rank_classes(near.similarities, near.labels, ballots), strict=True))
-        part = cls(near.engine, ranked)
+        first_choice = _headline(job.protocol.headline, ballots)
+        part = cls(near.engine, ranked, margin(near.similarities, near.labels, targets, first_choice))
         for ballot in ballots:
             if ballot.rule == "majority":
                 chances = chance(near.similarities, near.labels, targets, ballot)
@@ -113,9 +117,17 @@ class _Part:
         return part
 
 
-def _write(job: Job, data: LabelledImages, ranked: Mapping[Ballot, NDArray[np.int64]]) -> None:
+def _write(
+    job: Job, data: LabelledImages, ranked: Mapping[Ballot, NDArray[np.int64]], margins: NDArray[np.float64]
+) -> None:
     if distributed.rank() == 0:
         write_predictions(job.workdir, data, {f"k{ballot.k}": classes[:, 0] for ballot, classes in ranked.items()})
+        write_mistakes(job.workdir, data, ranked[_headline(job.protocol.headline, tuple(ranked))][:, 0], margins)
+
+
+def _headline(name: str, ballots: Sequence[Ballot]) -> Ballot:
+    """The ballot whose number is shown."""
+    return next(ballot for ballot in ballots if name.endswith(f"_k{ballot.k}"))
 
 
 def _notes(ballots: Sequence[Ballot], bank: Features, num_classes: int) -> Iterable[str]:

@@ -72,6 +72,21 @@ def chance(
     return chances
 
 
+def margin(
+    similarities: NDArray[np.float32], labels: NDArray[np.int64], targets: NDArray[np.int64], ballot: Ballot
+) -> NDArray[np.float64]:
+    """By which share of all votes (Q, 0 to 1) the class with the most was ahead of the target (Q)."""
+    margins = np.zeros(len(labels))
+    for start in range(0, len(labels), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        grouped = _Grouped(similarities[part], labels[part])
+        votes = np.maximum(grouped.votes(ballot)[0], 0.0)
+        own = (votes * (grouped.classes == targets[part, None])).sum(axis=1)
+        cast = votes.sum(axis=1)
+        margins[part] = np.divide(votes.max(axis=1) - own, cast, out=np.zeros(len(votes)), where=cast > 0)
+    return margins
+
+
 class _Grouped:
     """Neighbours sorted by class once, for all ballots; G is the largest number of classes around a query."""
 

@@ -99,7 +99,13 @@ def test_evaluate_equals_a_plain_pipeline(backbone: Backbone, root: Path, tmp_pa
     assert written["predicted_k3"].tolist() == [row[0] for row in oracle(train, val.values, 3)]
     assert written["paths"].tolist() == [p.relative_to(root).as_posix() for p in sorted((root / "val").rglob("*.png"))]
     assert written["classes"].tolist() == ["blue", "green", "red"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["features", "predictions.npz"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "features",
+        "predictions.npz",
+        "per_class.csv",
+        "confusions.csv",
+        "most_wrong.csv",
+    }
 
 
 def test_receipt_covers_the_evaluation(backbone: Backbone, root: Path, tmp_path: Path) -> None:

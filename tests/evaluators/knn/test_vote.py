@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from evaluators.knn.task import ballots_of
-from evaluators.knn.vote import Ballot, chance, rank_classes
+from evaluators.knn.vote import Ballot, chance, margin, rank_classes
 from evaluators.predictions import accuracy
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.knn import KnnSettings
@@ -45,6 +45,16 @@ def test_equal_majority_votes_go_to_the_nearer_class() -> None:
     assert ranked([[0.9, 0.8, 0.7, 0.6, 0.5]], [[4, 3, 1, 3, 1]], ballot) == [[3, 1, 4, -1, -1]]
     assert ranked([[0.9, 0.8, 0.7, 0.6, 0.5]], [[4, 3, 1, 0, 2]], ballot) == [[4, 3, 1, 0, 2]]
     assert ranked([[0.9, 0.8, 0.7, 0.6, 0.5]], [[4, 3, 1, 1, 1]], Ballot(2, "majority")) == [[4, 3, -1, -1, -1]]
+
+
+def test_the_margin_is_the_lead_over_the_target_in_shares_of_all_votes() -> None:
+    similarities = np.array([[0.9, 0.8, 0.5, 0.1]] * 3, dtype=np.float32)
+    labels = np.array([[2, 0, 1, 2]] * 3)
+    votes = np.exp([0.9, 0.8, 0.5, 0.1])
+    expected = [0.0, (votes[0] + votes[3] - votes[1]) / votes.sum(), (votes[0] + votes[3]) / votes.sum()]
+    found = margin(similarities, labels, np.array([2, 0, 7]), weighted(1.0))
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    assert margin(similarities, labels, np.array([2, 0, 7]), Ballot(4, "majority")).tolist() == [0.0, 0.25, 0.5]
 
 
 def test_a_neighbour_that_was_not_found_has_no_vote() -> None:
