@@ -62,6 +62,7 @@ TASK_MODULES = {
     "knn": "evaluators.knn.task",
     "linear": "evaluators.linear.task",
     "linear-multihead": "evaluators.linear.multihead",
+    "linear-cached": "evaluators.linear.cached",
     "svm": "evaluators.svm.task",
     "finetune": "evaluators.finetune.task",
     "fewshot": "evaluators.fewshot.task",

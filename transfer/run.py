@@ -30,6 +30,7 @@ _ORDER = {
     "finetune": 4,
     "linear-multihead": 5,
     "linear": 5,
+    "linear-cached": 6,
     "svm": 6,
     "knn": 7,
     "fewshot": 7,

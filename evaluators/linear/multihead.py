@@ -128,17 +128,25 @@ def evaluate(job: Job) -> Outcome:
     heads = heads_of(settings, val.values.shape[1], len(data.classes), job.seed, job.device)
 
     unfinished = Unfinished(job, data.card.fingerprint)
-    facts = unfinished.load(heads) or {"rows": [], "epochs": 0, "diverged": []}
+    facts = unfinished.load(heads.state()) or {"rows": [], "epochs": 0, "diverged": []}
     rows: list[list[Any]] = facts["rows"]
     diverged = Diverged(dict(facts["diverged"]))
     for epoch in train(
-        heads, batches, settings, n=len(kept), seed=job.seed, first=facts["epochs"], diverged=diverged, label="heads"
+        heads,
+        batches,
+        epochs=settings.epochs,
+        milestones=settings.milestones,
+        n=len(kept),
+        seed=job.seed,
+        first=facts["epochs"],
+        diverged=diverged,
+        label="heads",
     ):
         top1, _ = _accuracies(heads, *held_out_images)
         alive = (head for head in range(len(heads)) if head not in diverged.heads)
         rows.extend([epoch.number, head, epoch.loss[head], epoch.train_top1[head], top1[head]] for head in alive)
         facts = {"rows": rows, "epochs": epoch.number, "diverged": list(diverged.heads.items())}
-        unfinished.save(heads, facts, lambda: _write_curve(job.workdir / CURVE, rows, grid))
+        unfinished.save(heads.state(), facts, lambda: _write_curve(job.workdir / CURVE, rows, grid))
     receipt = frozen.still_frozen()
 
     chosen, (top1, top5) = _accuracies(heads, *held_out_images)[0], _accuracies(heads, *val_images)

@@ -1,4 +1,4 @@
-"""A training that was cut off goes on: heads, momentum and what is known so far, saved after every epoch."""
+"""A training that was cut off goes on: its tensors and what is known so far, saved after every epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from converters.distributed import from_main, gather_values, rank, together
 from converters.files import whole
 from evaluators.job import Job
-from evaluators.linear.heads import Heads
 
 FILE = "unfinished.safetensors"
 _METADATA = "training"
@@ -43,20 +42,20 @@ class Unfinished:
         }
         self._identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def load(self, heads: Heads) -> dict[str, Any] | None:
-        """Put the saved state into the heads of every process; the facts saved with it, or None where there is none."""
+    def load(self, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Put the saved tensors into those of every process; the facts saved with them, or None if there are none."""
         found = self._read() if rank() == 0 and not self._fresh else None
         facts: dict[str, Any] | None = gather_values(None if found is None else found[0])[0]
         if facts is None:
             return None
-        for name, tensor in heads.state().items():
+        for name, tensor in state.items():
             if found is not None:
                 tensor.copy_(found[1][name])
             from_main(tensor)
         return facts
 
-    def save(self, heads: Heads, facts: Mapping[str, Any], write: Callable[[], object]) -> None:
-        """Save after an epoch, whole or not at all; `write` writes the by-products of the epoch, before it.
+    def save(self, state: Mapping[str, Tensor], facts: Mapping[str, Any], write: Callable[[], object]) -> None:
+        """Save whole or not at all; `write` writes the by-products that go with it, before.
 
         Raises:
             CheckFailed: in every process, for a disk that fills.
@@ -65,7 +64,7 @@ class Unfinished:
         def action() -> None:
             if rank() == 0:
                 write()
-                tensors = {name: tensor.cpu() for name, tensor in heads.state().items()}
+                tensors = {name: tensor.cpu() for name, tensor in state.items()}
                 text = json.dumps({"identity": self._identity, "facts": dict(facts)})
                 with whole(self.path) as partial:
                     save_file(tensors, partial, metadata={_METADATA: text})

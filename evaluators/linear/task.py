@@ -63,12 +63,20 @@ def evaluate(job: Job) -> Outcome:
         momentum=settings.momentum,
     )
     unfinished = Unfinished(job, data.card.fingerprint)
-    rows: list[list[Any]] = (unfinished.load(heads) or {"rows": []})["rows"]
-    for epoch in train(heads, batches, settings, n=len(data.train), seed=job.seed, first=len(rows)):
+    rows: list[list[Any]] = (unfinished.load(heads.state()) or {"rows": []})["rows"]
+    for epoch in train(
+        heads,
+        batches,
+        epochs=settings.epochs,
+        milestones=settings.milestones,
+        n=len(data.train),
+        seed=job.seed,
+        first=len(rows),
+    ):
         ranked = heads.rank(val_features, 0).cpu().numpy()
         top1, top5 = accuracy(ranked, val.labels, 1), accuracy(ranked, val.labels, 5)
         rows.append([epoch.number, settings.lr * epoch.scale, epoch.loss[0], epoch.train_top1[0], top1, top5])
-        unfinished.save(heads, {"rows": rows}, lambda: _write_curve(job.workdir / CURVE, rows))
+        unfinished.save(heads.state(), {"rows": rows}, lambda: _write_curve(job.workdir / CURVE, rows))
     receipt = frozen.still_frozen()
 
     # One process's numbers: equal heads in all of them are no reason to trust the last bit.

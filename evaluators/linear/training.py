@@ -16,7 +16,6 @@ from converters.errors import CheckFailed
 from converters.progress import Progress
 from evaluators.images import stream
 from evaluators.linear.heads import Heads
-from evaluators.settings.linear import ProbeSettings
 
 ORDER, AUGMENT = 1, 2
 """The streams of a seed from which the order of the images and the views are drawn."""
@@ -68,17 +67,18 @@ def order(n: int, seed: int, epoch: int) -> list[int]:
     return permutation
 
 
-def scale(settings: ProbeSettings, epoch: int) -> float:
+def scale(milestones: Sequence[int], epoch: int) -> float:
     """By what the learning rates are multiplied in an epoch (0 is the first): a tenth for every milestone reached."""
-    factor: float = 0.1 ** sum(epoch >= milestone for milestone in settings.milestones)
+    factor: float = 0.1 ** sum(epoch >= milestone for milestone in milestones)
     return factor
 
 
 def train(
     heads: Heads,
     batches: EpochOfBatches,
-    settings: ProbeSettings,
     *,
+    epochs: int,
+    milestones: Sequence[int],
     n: int,
     seed: int,
     first: int = 0,
@@ -90,7 +90,8 @@ def train(
     Args:
         heads: as they are before epoch `first`.
         batches: an epoch's batches of features.
-        settings: schedule and epochs.
+        epochs: how many in all.
+        milestones: epochs after which the learning rates fall tenfold.
         n: how many images an epoch has.
         seed: of the order.
         first: the epochs that are done already.
@@ -102,9 +103,9 @@ def train(
     """
     diverged = Diverged() if diverged is None else diverged
     shown = sys.stderr if rank() == 0 else io.StringIO()
-    with Progress(label, (settings.epochs - first) * n, unit="img", stream=shown) as progress:
-        for epoch in range(first, settings.epochs):
-            factor = scale(settings, epoch)
+    with Progress(label, (epochs - first) * n, unit="img", stream=shown) as progress:
+        for epoch in range(first, epochs):
+            factor = scale(milestones, epoch)
             rates = [lr * factor for lr in heads.lr]
             loss_sum = torch.zeros(len(heads), dtype=torch.float64)
             hits = torch.zeros(len(heads), dtype=torch.int64)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from evaluators.protocol import Protocol
-from evaluators.protocols import detection, fewshot, finetune, knn, linear, segmentation, svm
+from evaluators.protocols import detection, fewshot, finetune, knn, linear, logistic, segmentation, svm
 
 CATALOGUE: dict[str, Protocol] = {
     protocol.id: protocol
-    for task in (knn, linear, svm, finetune, fewshot, detection, segmentation)
+    for task in (knn, linear, logistic, svm, finetune, fewshot, detection, segmentation)
     for protocol in task.PROTOCOLS
 }

@@ -11,6 +11,7 @@ from evaluators.settings.fewshot import FewshotSettings
 from evaluators.settings.finetune import FinetuneSettings
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings, MultiheadSettings
+from evaluators.settings.logistic import CachedSettings
 from evaluators.settings.segmentation import SegmentationSettings
 from evaluators.settings.svm import SvmSettings
 
@@ -18,6 +19,7 @@ TaskSettings = Annotated[
     KnnSettings
     | LinearSettings
     | MultiheadSettings
+    | CachedSettings
     | SvmSettings
     | FinetuneSettings
     | FewshotSettings

@@ -27,6 +27,7 @@ FROZEN = {
     "knn-moco-colab@1": "0a20ceab9f3bad87ab09522b0c7b63d5b63ba24f5291d0bf45a7c44f56882316",
     "knn-msf@1": "42e768bbad27f6b1f3adb55e7d48afc6073ea09c279ebb58e3a5221f741151e7",
     "knn-simsiam@1": "f7db8bf9573641d459794e79bd30eb1eca2d28a3bac2edcc415bb9a59622de7f",
+    "linear-cached@1": "3b3e27ed4492c2ee406e51326b1330f30a42ff4213bfd1c437ad6ea0d66d7232",
     "linear-moco@1": "d5210d3e52596d16b32c27a32d97375d963987b09cb1ffa3161c86aec51ba849",
     "linear-multihead@1": "f4179c19d816a1ff47fdbbb6e314152eed57264fa6f5e26393d960c697901efc",
     "quickstart-detection@1": "a04e73f820b6993ad91f110dad21c27cda43386f5efc761e94635c72ba2ded04",

@@ -61,7 +61,7 @@ def head(lr: float = SETTINGS.lr) -> Heads:
 
 def trained(backbone: Backbone, data: LabelledImages) -> tuple[Frozen, Heads]:
     (frozen, images), heads = probe(backbone, data), head()
-    list(train(heads, batches_of(frozen, images), SETTINGS, n=len(images), seed=SEED))
+    list(train(heads, batches_of(frozen, images), epochs=2, milestones=(1,), n=len(images), seed=SEED))
     return frozen, heads
 
 
@@ -93,7 +93,7 @@ def test_training_equals_the_reference_loop(backbone: Backbone, data: LabelledIm
     model.fc.weight.data.copy_(head().weight[0])
     losses = linear_naive.train(model, plain_batches(data), lr=0.05, milestones=(1,), momentum=0.9, weight_decay=1e-3)
     (frozen, images), heads = probe(backbone, data), head()
-    curve = list(train(heads, batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
+    curve = list(train(heads, batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
     assert [epoch.scale for epoch in curve] == pytest.approx([1.0, 0.1])
     sizes = [7, 7, 4]
     for number, epoch in enumerate(curve):
@@ -118,7 +118,7 @@ def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: Labell
 def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: LabelledImages) -> None:
     frozen, images = probe(backbone, data)
     frozen.module.train()
-    list(train(head(), batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
+    list(train(head(), batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
     assert frozen.still_frozen().after == backbone.fingerprint
 
 
@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_names_the_step(backbone: Backbone, data: Labe
     with pytest.raises(
         CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38: it is too large"
     ):
-        list(train(head(1e38), batches_of(frozen, images), SETTINGS, n=18, seed=SEED))
+        list(train(head(1e38), batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
 
 
 def test_the_head_starts_from_the_seed() -> None:
@@ -159,7 +159,7 @@ def test_learning_rate_falls_at_60_and_80() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=30.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[60, 80], gamma=0.1)
     for epoch in range(100):
-        assert settings.lr * scale(settings, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        assert settings.lr * scale(settings.milestones, epoch) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 

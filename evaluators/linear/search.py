@@ -1,0 +1,99 @@
+"""The choice of λ for logistic regression, as linusericsson/ssl-transfer@416913f linear.py makes it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converters.distributed import rank, total
+from converters.files import whole
+from converters.progress import Progress
+from evaluators.linear.logistic import Logistic, Rows
+from evaluators.settings.logistic import LogisticSettings
+
+TABLE = "regularisation.csv"
+"""One line a value of λ."""
+
+Attempt = tuple[float, float, int, bool]
+"""λ, score on the held-out images in percent, iterations, whether the solver met its tolerance."""
+
+
+def penalties(settings: LogisticSettings) -> list[float]:
+    """The values of λ, rising."""
+    ends = np.log10(settings.lowest_penalty), np.log10(settings.highest_penalty)
+    values: list[float] = np.logspace(*ends, settings.penalties).tolist()
+    return values
+
+
+def search(
+    settings: LogisticSettings,
+    attempt: Callable[[float], tuple[float, int, bool]],
+    done: list[Attempt],
+    save: Callable[[list[Attempt]], None],
+) -> float:
+    """Try every λ, rising; the first of those with the best score.
+
+    Args:
+        settings: which values.
+        attempt: fits with λ, from the solution before; score, iterations and whether it converged.
+        done: attempts of an earlier process; the others are appended.
+        save: called with all attempts after each.
+
+    Returns:
+        The best λ.
+    """
+    values = penalties(settings)
+    stream = sys.stderr if rank() == 0 else io.StringIO()
+    with Progress("L-BFGS", len(values) - len(done), unit="fits", stream=stream) as progress:
+        for penalty in values[len(done) :]:
+            done.append((penalty, *attempt(penalty)))
+            save(done)
+            progress.step(1, penalty=penalty, held_out=done[-1][1])
+    return max(done, key=lambda tried: tried[1])[0]
+
+
+def write_attempts(path: Path, attempts: Sequence[Attempt]) -> None:
+    """The table of what was tried."""
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("penalty", "C", "held_out", "iterations", "converged"))
+        for penalty, score, iterations, converged in attempts:
+            table.writerow((f"{penalty:.6g}", f"{1 / penalty:.6g}", f"{score:.3f}", iterations, converged))
+
+
+def edge_note(settings: LogisticSettings, chosen: float) -> tuple[str, ...]:
+    """A note where the best λ is the first or last of several."""
+    values = penalties(settings)
+    if len(values) > 2 and chosen in (values[0], values[-1]):
+        return (f"the chosen λ {chosen:g} is at the edge of its range: the best may lie beyond",)
+    return ()
+
+
+@torch.no_grad()
+def hits(rows: Rows, solution: Logistic) -> Tensor:
+    """How many of the rows of each class are classified rightly, and how many there are, over all processes: 2×C."""
+    classes = len(solution.bias)
+    found = torch.zeros(2, classes, dtype=torch.float64, device=solution.bias.device)
+    for x, y in rows:
+        right = solution.logits(x).argmax(dim=1) == y
+        found[0] += torch.bincount(y[right], minlength=classes)
+        found[1] += torch.bincount(y, minlength=classes)
+    return total(found)
+
+
+def top1(found: Tensor) -> float:
+    """Percent of the images that are classified rightly, from `hits`."""
+    return 100.0 * float(found[0].sum() / found[1].sum())
+
+
+def mean_per_class(found: Tensor) -> float:
+    """Mean over the classes of the percent that are classified rightly, from `hits`; over classes with images."""
+    there = found[1] > 0
+    return 100.0 * float((found[0, there] / found[1, there]).mean())
