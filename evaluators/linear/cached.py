@@ -52,7 +52,7 @@ def evaluate(job: Job) -> Outcome:
     receipt = frozen.still_frozen()
 
     problem = _Problem(job, settings, bank, kept, out, len(data.classes))
-    val_features = torch.tensor(val.values, device=job.device)
+    val_features = val.tensor(job.device)
     found = {"lbfgs": problem.by_lbfgs(Unfinished(job, data.card.fingerprint)), "sgd": problem.by_sgd()}
     # One process's numbers: equal classifiers in all of them are no reason to trust the last bit.
     top = gather_values({name: _rank(each, val_features) for name, each in found.items()})[0]

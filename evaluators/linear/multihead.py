@@ -22,14 +22,13 @@ from evaluators.datasets import image_folder
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
-from evaluators.images import Images
 from evaluators.job import Job, Metric, Outcome
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.labels import hold_out, one_class_an_image
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.task import augmented_view, small_batch
-from evaluators.linear.training import AUGMENT, Diverged, train
+from evaluators.linear.training import Diverged, train
 from evaluators.predictions import write_predictions
 from evaluators.settings.linear import MultiheadSettings
 
@@ -118,10 +117,10 @@ def evaluate(job: Job) -> Outcome:
     held_out_images, val_images = _on(job.device, held_out), _on(job.device, val)
     batches = FeatureBatches(
         frozen,
-        Images(data.train.take(kept), train_view, seed=(job.seed, AUGMENT)),
-        feature_dim=val.values.shape[1],
-        batch_size=settings.batch_size,
-        workers=settings.workers,
+        data.train.take(kept),
+        train_view,
+        seed=job.seed,
+        settings=settings,
         device=job.device,
     )
     grid = settings_of(settings)

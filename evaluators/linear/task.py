@@ -14,13 +14,13 @@ from converters.files import whole
 from evaluators.datasets import image_folder
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
-from evaluators.images import Images, Transform, random_view
+from evaluators.images import View, random_view
 from evaluators.job import Job, Metric, Outcome
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.labels import one_class_an_image
 from evaluators.linear.resume import Unfinished
-from evaluators.linear.training import AUGMENT, train
+from evaluators.linear.training import train
 from evaluators.predictions import accuracy, write_predictions
 from evaluators.settings.linear import LinearSettings, ProbeSettings
 
@@ -50,10 +50,10 @@ def evaluate(job: Job) -> Outcome:
 
     batches = FeatureBatches(
         frozen,
-        Images(data.train, train_view, seed=(job.seed, AUGMENT)),
-        feature_dim=val_features.shape[1],
-        batch_size=settings.batch_size,
-        workers=settings.workers,
+        data.train,
+        train_view,
+        seed=job.seed,
+        settings=settings,
         device=job.device,
     )
     heads = Heads(
@@ -97,7 +97,7 @@ def evaluate(job: Job) -> Outcome:
     )
 
 
-def augmented_view(job: Job, settings: ProbeSettings) -> Transform:
+def augmented_view(job: Job, settings: ProbeSettings) -> View:
     """The view that the heads are trained on."""
     return random_view(
         job.backbone.preprocess,

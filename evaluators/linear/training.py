@@ -17,8 +17,8 @@ from converters.progress import Progress
 from evaluators.images import stream
 from evaluators.linear.heads import Heads
 
-ORDER, AUGMENT = 1, 2
-"""The streams of a seed from which the order of the images and the views are drawn."""
+ORDER = 1
+"""The stream of a seed from which the order of the images is drawn."""
 
 EpochOfBatches = Callable[[int, Sequence[int]], Iterator[tuple[Tensor, Tensor]]]
 """Features B×D and labels B of each batch, by epoch and order of the images."""

@@ -18,7 +18,7 @@ from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from evaluators.datasets import image_folder
 from evaluators.datasets.labelled import LabelledImages, load_image
 from evaluators.features.frozen import Frozen, freeze
-from evaluators.images import Images, random_view, stream
+from evaluators.images import View, random_view, stream
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
@@ -44,15 +44,15 @@ def backbone() -> Backbone:
     return random_backbone("resnet18", 0)
 
 
-def probe(backbone: Backbone, data: LabelledImages) -> tuple[Frozen, Images]:
+def probe(backbone: Backbone) -> tuple[Frozen, View]:
     view = random_view(
         backbone.preprocess, crop=SETTINGS.crop, scale=SETTINGS.crop_scale, interpolation=SETTINGS.interpolation
     )
-    return freeze(backbone, torch.device("cpu"), [view]), Images(data.train, view, seed=(SEED, 2))
+    return freeze(backbone, torch.device("cpu"), [view]), view
 
 
-def batches_of(frozen: Frozen, images: Images) -> FeatureBatches:
-    return FeatureBatches(frozen, images, feature_dim=512, batch_size=7, workers=0, device=torch.device("cpu"))
+def batches_of(data: LabelledImages, frozen: Frozen, view: View) -> FeatureBatches:
+    return FeatureBatches(frozen, data.train, view, seed=SEED, settings=SETTINGS, device=torch.device("cpu"))
 
 
 def head(lr: float = SETTINGS.lr) -> Heads:
@@ -60,8 +60,8 @@ def head(lr: float = SETTINGS.lr) -> Heads:
 
 
 def trained(backbone: Backbone, data: LabelledImages) -> tuple[Frozen, Heads]:
-    (frozen, images), heads = probe(backbone, data), head()
-    list(train(heads, batches_of(frozen, images), epochs=2, milestones=(1,), n=len(images), seed=SEED))
+    (frozen, view), heads = probe(backbone), head()
+    list(train(heads, batches_of(data, frozen, view), epochs=2, milestones=(1,), n=18, seed=SEED))
     return frozen, heads
 
 
@@ -92,8 +92,8 @@ def test_training_equals_the_reference_loop(backbone: Backbone, data: LabelledIm
     nn.init.zeros_(model.fc.bias)
     model.fc.weight.data.copy_(head().weight[0])
     losses = linear_naive.train(model, plain_batches(data), lr=0.05, milestones=(1,), momentum=0.9, weight_decay=1e-3)
-    (frozen, images), heads = probe(backbone, data), head()
-    curve = list(train(heads, batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
+    (frozen, view), heads = probe(backbone), head()
+    curve = list(train(heads, batches_of(data, frozen, view), epochs=2, milestones=(1,), n=18, seed=SEED))
     assert [epoch.scale for epoch in curve] == pytest.approx([1.0, 0.1])
     sizes = [7, 7, 4]
     for number, epoch in enumerate(curve):
@@ -116,25 +116,25 @@ def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: Labell
 
 
 def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: LabelledImages) -> None:
-    frozen, images = probe(backbone, data)
+    frozen, view = probe(backbone)
     frozen.module.train()
-    list(train(head(), batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
+    list(train(head(), batches_of(data, frozen, view), epochs=2, milestones=(1,), n=18, seed=SEED))
     assert frozen.still_frozen().after == backbone.fingerprint
 
 
 def test_a_backbone_that_can_be_trained_is_refused(backbone: Backbone, data: LabelledImages) -> None:
-    frozen, images = probe(backbone, data)
+    frozen, view = probe(backbone)
     frozen.module.get_parameter("bn1.bias").requires_grad_(True)
     with pytest.raises(CheckFailed, match="expected a frozen backbone, found 1 tensors that can be trained"):
-        batches_of(frozen, images)
+        batches_of(data, frozen, view)
 
 
 def test_a_loss_that_is_not_finite_names_the_step(backbone: Backbone, data: LabelledImages) -> None:
-    frozen, images = probe(backbone, data)
+    frozen, view = probe(backbone)
     with pytest.raises(
         CheckFailed, match=r"the loss is (nan|inf) at epoch 1, step [23] with lr 1e\+38: it is too large"
     ):
-        list(train(head(1e38), batches_of(frozen, images), epochs=2, milestones=(1,), n=18, seed=SEED))
+        list(train(head(1e38), batches_of(data, frozen, view), epochs=2, milestones=(1,), n=18, seed=SEED))
 
 
 def test_the_head_starts_from_the_seed() -> None:

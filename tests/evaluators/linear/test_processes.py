@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,12 +15,13 @@ from converters.errors import UserError
 from converters.families import random_backbone
 from evaluators.datasets import image_folder
 from evaluators.features.frozen import freeze
-from evaluators.images import Images, random_view
+from evaluators.images import random_view
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.training import train
 from evaluators.protocols import CATALOGUE
+from evaluators.settings.linear import LinearSettings
 from tests import image_folders
 from tests.distributed import run_ranks
 
@@ -36,9 +38,9 @@ def trained(root: Path, count: int, batch_size: int) -> tuple[dict[str, Tensor],
     """A head trained on the first images, and the labels in the order in which they came."""
     backbone, data = random_backbone("resnet18", 0), image_folder.read(root)
     view = random_view(backbone.preprocess, crop=32, scale=(0.08, 1.0), interpolation="bilinear")
-    images = Images(data.train.take(torch.arange(count).numpy()), view, seed=(0, 2))
-    frozen = freeze(backbone, CPU, [view])
-    batches = FeatureBatches(frozen, images, feature_dim=512, batch_size=batch_size, workers=0, device=CPU)
+    settings = LinearSettings(epochs=2, batch_size=batch_size, lr=1, milestones=(), crop=32, resize=36, workers=0)
+    split, frozen = data.train.take(np.arange(count)), freeze(backbone, CPU, [view])
+    batches = FeatureBatches(frozen, split, view, seed=0, settings=settings, device=CPU)
     heads = Heads(start(512, 3, 0.01, 0), lr=[0.05], weight_decay=[1e-3], momentum=0.9)
     seen = [int(label) for _, labels in batches(9, range(count)) for label in labels]
     list(train(heads, batches, epochs=2, milestones=(1,), n=count, seed=0))
