@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from transfer import __version__
 
-COMMANDS = ("pretrain", "inspect", "convert", "lint", "verify", "evaluate", "run", "report", "data")
+COMMANDS = ("pretrain", "inspect", "convert", "lint", "verify", "evaluate", "run", "report", "data", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

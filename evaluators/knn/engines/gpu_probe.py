@@ -5,9 +5,6 @@ A build without code for a GPU's architecture imports well, sees the GPU, and th
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.child import answer
 from evaluators.knn.engines.engine import slack
 
 WIDTH = 40
@@ -46,23 +44,19 @@ def fault_of(child: Sequence[str], patience: float) -> str | None:
         child: a command that prints `{"scores": Q×WIDTH, "rows": Q×WIDTH}` for `problem()`.
         patience: seconds.
     """
+    said, became = answer(child, patience)
+    if became is not None:
+        return f"its trial search {became}"
     try:
-        done = subprocess.run(child, capture_output=True, text=True, timeout=patience, check=False)
-    except subprocess.TimeoutExpired:
-        return f"its trial search gave no answer in {patience:g} s"
-    if done.returncode:
-        return f"its trial search {_ending(done.returncode, done.stderr)}"
-    try:
-        answer = json.loads(done.stdout)
-        scores = np.asarray(answer["scores"], dtype=np.float64)
-        rows = np.asarray(answer["rows"], dtype=np.int64)
+        scores = np.asarray(said["scores"], dtype=np.float64)
+        rows = np.asarray(said["rows"], dtype=np.int64)
     except (ValueError, KeyError, TypeError):
         return "its trial search gave no answer that can be read"
-    return None if _right(scores, rows) else "its trial search found wrong neighbours"
+    return None if right(scores, rows) else "its trial search found wrong neighbours"
 
 
-def _right(scores: NDArray[np.float64], rows: NDArray[np.int64]) -> bool:
-    """Whether these are the nearest rows with their scores, up to float32's rounding."""
+def right(scores: NDArray[np.float64], rows: NDArray[np.int64]) -> bool:
+    """Whether these are the nearest rows of `problem()` with their scores, up to float32's rounding."""
     bank, queries = problem()
     truth = queries.astype(np.float64) @ bank.astype(np.float64).T
     if scores.shape != (len(queries), WIDTH) or rows.shape != scores.shape:
@@ -74,10 +68,3 @@ def _right(scores: NDArray[np.float64], rows: NDArray[np.int64]) -> bool:
     found = np.take_along_axis(truth, rows, axis=1)
     # `not (… <= …)` is no simplification's victim: NaN compares as false and must count as wrong.
     return bool((np.abs(found - best) <= 2 * bound).all() and (np.abs(scores - found) <= bound).all())
-
-
-def _ending(code: int, stderr: str) -> str:
-    if code < 0:
-        return f"crashed ({signal.Signals(-code).name})"
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return f"failed: {lines[-1].strip()[:200]}" if lines else f"ended with exit code {code}"
