@@ -71,7 +71,7 @@ class Protocol(Settings):
                 expected=f"a projection head for {self.id}",
                 found="none beside this backbone",
                 where=backbone,
-                cure="not applicable, unless it is a MoCo checkpoint: convert that again, its head is kept",
+                cure="a checkpoint of MoCo has one, and its conversion keeps it",
             )
 
     @property
