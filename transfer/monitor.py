@@ -11,7 +11,7 @@ from torch import nn
 
 from converters.errors import UserError
 from converters.metadata import Preprocess
-from evaluators.datasets import image_folder
+from evaluators.datasets import classification
 from evaluators.features.compute import compute
 from evaluators.images import centre_view
 from evaluators.knn.neighbours import find_neighbours
@@ -41,7 +41,7 @@ class KnnMonitor:
             raise UserError(expected="a kNN protocol", found=protocol, where="--knn-protocol", cure="use knn-dino@1")
         self.settings, self.every, self.epochs = settings, every, epochs
         self.k = int(find(protocol, CATALOGUE).headline.rpartition("_k")[2])
-        self.data = image_folder.read(data)
+        self.data = classification.read(data)
         self.view = centre_view(
             Preprocess(), resize=settings.resize, crop=settings.crop, interpolation=settings.interpolation
         )

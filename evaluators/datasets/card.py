@@ -40,4 +40,4 @@ def _layout(settings: TaskSettings) -> str:
         return settings.layout
     if settings.task == "finetune" and settings.train_list is not None:
         return "train_list"
-    return "voc_labels" if settings.task == "svm" else "image_folder"
+    return "voc_labels" if settings.task == "svm" else "classification"

@@ -1,4 +1,4 @@
-"""The layout of ImageNet: `train/CLASS/…` and `val/CLASS/…`, one folder a class."""
+"""The layout of ImageNet: `train/CLASS/…` and `val/CLASS/…`, one folder a class; `test/` where no `val/` is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def read(root: Path) -> LabelledImages:
     if not root.is_dir():
         found = "a file" if root.exists() else "none"
         raise UserError(expected="an image folder with train/ and val/", found=found, where=root, cure="check the path")
-    missing = [split for split in SPLITS if not (root / split).is_dir()]
+    folders = {split: root / split for split in SPLITS}
+    if not folders["val"].is_dir() and (root / "test").is_dir():
+        folders["val"] = root / "test"
+    missing = [split for split in SPLITS if not folders[split].is_dir()]
     if missing:
         raise UserError(
             expected="the folders train/ and val/",
@@ -36,7 +39,7 @@ def read(root: Path) -> LabelledImages:
             where=root,
             cure="give the folder that holds both",
         )
-    files = {split: class_files(root / split) for split in SPLITS}
+    files = {split: class_files(folders[split]) for split in SPLITS}
     _same_classes(root, {split: set(found) for split, found in files.items()})
     classes = tuple(sorted(files["train"]))
     try:

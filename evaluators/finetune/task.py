@@ -18,7 +18,7 @@ from converters import distributed, files
 from converters.families.source import RANDOM
 from converters.progress import Progress
 from converters.receipt import Receipt
-from evaluators.datasets import image_folder, train_list
+from evaluators.datasets import classification, train_list
 from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.features.extract import view_of
 from evaluators.finetune.model import network
@@ -49,7 +49,7 @@ def evaluate(job: Job) -> Outcome:
     """
     settings = job.protocol.settings
     assert isinstance(settings, FinetuneSettings), settings.task
-    data = image_folder.read(job.data) if settings.train_list is None else train_list.read(settings, job.data)
+    data = classification.read(job.data) if settings.train_list is None else train_list.read(settings, job.data)
     one_class_an_image(data)
     rates = grid(job, settings)
     done = Progressed(job, data.card.fingerprint)

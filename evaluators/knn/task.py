@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from converters import distributed
 from converters.errors import UserError
-from evaluators.datasets import image_folder
+from evaluators.datasets import classification
 from evaluators.datasets.labelled import LabelledImages
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
@@ -41,7 +41,7 @@ def evaluate(job: Job) -> Outcome:
     assert isinstance(settings, KnnSettings), settings.task
     ballots = ballots_of(settings)
     _headline_is_measured(job.protocol.headline, ballots)
-    data = image_folder.read(job.data)
+    data = classification.read(job.data)
     frozen = freeze(job.backbone, job.device, [view_of(job, settings)])
     layers = (EMBEDDING if settings.layer == "head" else POOLED,)
     (bank,), (queries,) = (extract(job, frozen, split, settings, layers) for split in (data.train, data.val))

@@ -11,7 +11,7 @@ from typing import Any
 
 from converters.distributed import gather_values, rank
 from converters.files import whole
-from evaluators.datasets import image_folder
+from evaluators.datasets import classification
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.images import View, random_view
@@ -40,7 +40,7 @@ def evaluate(job: Job) -> Outcome:
     """
     settings = job.protocol.settings
     assert isinstance(settings, LinearSettings), settings.task
-    data = image_folder.read(job.data)
+    data = classification.read(job.data)
     one_class_an_image(data)
     train_view = augmented_view(job, settings)
     frozen = freeze(job.backbone, job.device, [train_view, view_of(job, settings)])
