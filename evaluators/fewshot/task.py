@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import UserError
-from evaluators.datasets import image_folder
+from evaluators.datasets import classification
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.fewshot.episodes import accuracy, draw
@@ -33,7 +33,7 @@ def evaluate(job: Job) -> Outcome:
     """
     settings = job.protocol.settings
     assert isinstance(settings, FewshotSettings), settings.task
-    data = image_folder.read(job.data)
+    data = classification.read(job.data)
     one_class_an_image(data)
     labels = np.concatenate([data.train.labels, data.val.labels])
     members = {k: [np.flatnonzero(labels == c) for c in enough(labels, k, settings)] for k in settings.shots}

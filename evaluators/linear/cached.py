@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converters.distributed import gather_values, rank
-from evaluators.datasets import image_folder
+from evaluators.datasets import classification
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
@@ -44,7 +44,7 @@ def evaluate(job: Job) -> Outcome:
     """
     settings = job.protocol.settings
     assert isinstance(settings, CachedSettings), settings.task
-    data = image_folder.read(job.data)
+    data = classification.read(job.data)
     one_class_an_image(data)
     kept, out = hold_out(data.train, settings.held_out, settings.held_out_seed, len(data.classes))
     frozen = freeze(job.backbone, job.device, [view_of(job, settings)])
