@@ -42,7 +42,8 @@ class DeclaredBatchNorm2d(nn.BatchNorm2d):
         return F.batch_norm(group, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
     def _across(self, input: Tensor) -> Tensor:  # noqa: A002 - as in `forward`
-        x = input.float()
+        # Statistics of bfloat16 maps are taken in float32.
+        x = input.float() if input.dtype.itemsize < 4 else input
         here = x.new_tensor([x.numel() / self.num_features])
         sums = _Total.apply(torch.cat([x.sum(dim=(0, 2, 3)), here]))
         count = sums[-1].detach()

@@ -75,14 +75,14 @@ def train(
     module.train()
     plan = Plan(settings, len(images))
     _check_shares(settings, plan)
-    device = next(module.parameters()).device
+    like = next(module.parameters())
     sgd = optimizer(module, settings, rates)
     curve = [Epoch(**line) for line in state.load(module, sgd)]
     batches = Batches(
         images,
         batch_size=max(1, len(_shares(list(range(settings.batch_size)), settings)[0])),
         workers=settings.workers,
-        pin=device.type == "cuda",
+        pin=like.device.type == "cuda",
     )
     with Progress(label, plan.steps - len(curve) * plan.steps_per_epoch, unit="step") as progress:
         for epoch in range(len(curve), plan.epochs):
@@ -96,7 +96,7 @@ def train(
                 factor = plan.factor(step)
                 for group in sgd.param_groups:
                     group["lr"] = group["initial_lr"] * factor
-                inputs, labels = _fetch(local, len(part), settings, device)
+                inputs, labels = _fetch(local, len(part), settings, like)
                 loss, right = _gradient(module, inputs, labels, whole, settings)
                 if not math.isfinite(loss):
                     raise CheckFailed(
@@ -169,9 +169,9 @@ def _check_shares(settings: FinetuneSettings, plan: Plan) -> None:
 
 
 def _fetch(
-    local: Iterator[tuple[Tensor, Tensor]], count: int, settings: FinetuneSettings, device: torch.device
+    local: Iterator[tuple[Tensor, Tensor]], count: int, settings: FinetuneSettings, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """This process's share of a batch; all processes hear of an image that one cannot decode."""
+    """This process's share of a batch, where and as the weights are; all hear of an image that one cannot decode."""
     inputs, labels = torch.zeros(0, 3, settings.crop, settings.crop), torch.zeros(0, dtype=torch.int64)
     fault: UserError | None = None
     if count:
@@ -179,9 +179,9 @@ def _fetch(
             inputs, labels = next(local)
         except UserError as error:
             fault = error
-    if total(torch.tensor(float(fault is not None), device=device)).item():
+    if total(torch.tensor(float(fault is not None), device=like.device)).item():
         together(lambda: _raise(fault))
-    return inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    return inputs.to(like.device, like.dtype, non_blocking=True), labels.to(like.device, non_blocking=True)
 
 
 def _raise(fault: UserError | None) -> None:
@@ -194,8 +194,10 @@ def _gradient(
 ) -> tuple[float, float]:
     """Put the gradient of the global batch's mean loss into the parameters; that loss, and how many were right."""
     module.zero_grad(set_to_none=True)
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = module(inputs).float()
+    half = settings.precision == "bf16"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=half):
+        logits = module(inputs)
+    logits = logits.float() if half else logits
     loss = F.cross_entropy(logits, labels, reduction="sum") / whole
     loss.backward()  # type: ignore[no-untyped-call]
     right = (logits.argmax(dim=1) == labels).sum()
