@@ -18,7 +18,9 @@ from tests.distributed import run_ranks
 from tests.evaluators.finetune.tuning import SETTINGS, job, start
 
 # 9 images in batches of 4, 4 and 1: in the last, one of two processes has no image.
-ONE_GROUP = FinetuneSettings.model_validate(SETTINGS.model_dump() | {"epochs": 1, "milestones": (), "batch_size": 4})
+ONE_GROUP = FinetuneSettings.model_validate(
+    SETTINGS.model_dump() | {"epochs": 1, "milestones": (), "batch_size": 4, "crop": 33}
+)
 PARTS = FinetuneSettings.model_validate(ONE_GROUP.model_dump() | {"norm_images": 2})
 EVALUATE = (
     *("resize=44", "crop=40", "batch_size=6", "epochs=1", "milestones=[]", "norm_images=3", "workers=0"),
