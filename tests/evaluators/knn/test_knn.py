@@ -17,15 +17,17 @@ from converters.backbone import Backbone
 from converters.errors import CheckFailed, UserError
 from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
+from converters.projection import ProjectionHead
 from evaluators.datasets import image_folder
 from evaluators.features.compute import Features
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.predictions import accuracy
-from evaluators.protocol import Protocol
+from evaluators.datasets.labelled import Split
+from evaluators.protocol import NotApplicable, Protocol
 from evaluators.protocols import CATALOGUE
 from tests import image_folders
 from tests.distributed import run_ranks
-from tests.reference import knn_naive
+from tests.reference import knn_naive, knn_torch
 
 
 def features(values: object, labels: object) -> Features:
@@ -197,6 +199,32 @@ def test_a_class_without_a_training_image_is_told(backbone: Backbone, root: Path
         patch.setattr(image_folder, "read", lambda _: replace(data, train=split))
         outcome = evaluate(job(backbone, root, tmp_path))
     assert outcome.notes[-1] == "1 of 3 classes have no training image, so none of their images can be right"
+
+
+def test_a_protocol_of_the_embedding(backbone: Backbone, root: Path, tmp_path: Path) -> None:
+    """It sees what lies behind the projection head; without a head it does not apply."""
+    protocol = CATALOGUE["knn-moco-colab@1"].overridden(("k=[3, 200]", "workers=0"))
+    with pytest.raises(NotApplicable, match="found none beside the backbone"):
+        evaluate(job(backbone, root, tmp_path, protocol))
+    rng = np.random.default_rng(0)
+    weight, bias = (torch.from_numpy(rng.normal(size=shape).astype(np.float32)) for shape in ((16, 512), (16,)))
+    headed = replace(backbone, head=ProjectionHead({"weight": weight, "bias": bias}))
+    outcome = evaluate(job(headed, root, tmp_path, protocol))
+    data = image_folder.read(root)
+    view = T.Compose([T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)])  # 32 pixels as they are
+
+    def split(images: Split) -> Features:
+        with torch.no_grad():
+            pooled = backbone.module()(torch.stack([view(images.load(index)) for index in range(len(images))]))
+        return features(pooled.numpy() @ weight.numpy().T + bias.numpy(), images.labels)
+
+    train, val = split(data.train), split(data.val)
+    cosines, order = knn_torch.nearest(torch.from_numpy(train.values), torch.from_numpy(val.values), 18)
+    found = {metric.name: metric.value for metric in outcome.metrics}
+    for k in (3, 200):
+        voting = torch.from_numpy(train.labels)[order[:, :k]]
+        ranked = knn_torch.weighted(cosines[:, :k], voting, 3, 0.1)
+        assert found[f"top1_k{k}"] == accuracy(ranked.numpy(), val.labels, 1)
 
 
 def in_a_rank(rank: int, root: Path, folder: Path, alone: dict[str, Outcome]) -> None:
