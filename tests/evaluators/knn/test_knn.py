@@ -19,10 +19,10 @@ from converters.families import random_backbone
 from converters.metadata import IMAGENET_MEAN, IMAGENET_STD
 from converters.projection import ProjectionHead
 from evaluators.datasets import image_folder
+from evaluators.datasets.labelled import Split
 from evaluators.features.compute import Features
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.predictions import accuracy
-from evaluators.datasets.labelled import Split
 from evaluators.protocol import NotApplicable, Protocol
 from evaluators.protocols import CATALOGUE
 from tests import image_folders
