@@ -45,6 +45,8 @@ class Protocol(Settings):
     expected: tuple[Expected, ...] = ()
     overrides: tuple[str, ...] = ()
     """Dotted assignments that were applied; any of them makes the result *modified*."""
+    adjustments: tuple[str, ...] = Field(default=(), exclude=True)
+    """Dotted assignments that change no number, as `workers=0`."""
 
     @property
     def task(self) -> str:
@@ -85,12 +87,21 @@ class Protocol(Settings):
         Raises:
             UserError: for an unknown setting or a wrong value.
         """
-        assert not self.overrides, "overrides are counted from the frozen recipe"
+        assert not self.overrides + self.adjustments, "overrides are counted from the frozen recipe"
         frozen, settings = self.settings.model_dump(mode="json"), override(self.settings, assignments)
         changed = settings.model_dump(mode="json")
         # However they were spelled, the same changes are the same column; what changes nothing is no override.
-        overrides = tuple(f"{key}={json.dumps(changed[key])}" for key in sorted(frozen) if changed[key] != frozen[key])
-        return self.model_copy(update={"settings": settings, "overrides": overrides})
+        told = {key: f"{key}={json.dumps(changed[key])}" for key in sorted(frozen) if changed[key] != frozen[key]}
+        free = adjustable(settings)
+        overrides = tuple(assignment for key, assignment in told.items() if key not in free)
+        adjustments = tuple(assignment for key, assignment in told.items() if key in free)
+        return self.model_copy(update={"settings": settings, "overrides": overrides, "adjustments": adjustments})
+
+
+def adjustable(settings: Settings) -> frozenset[str]:
+    """The names of the settings that change no number."""
+    found: frozenset[str] = getattr(settings, "adjustable", frozenset())
+    return found
 
 
 def find(protocol_id: str, catalogue: dict[str, Protocol]) -> Protocol:

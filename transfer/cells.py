@@ -20,7 +20,7 @@ from typing import Literal
 from converters.errors import UserError
 from converters.metadata import BackboneMetadata, read_head_fingerprint, read_metadata
 from evaluators.datasets.card import card
-from evaluators.protocol import Protocol, find
+from evaluators.protocol import Protocol, adjustable, find
 from evaluators.protocols import CATALOGUE
 from pretrain.input.images import open_source
 from pretrain.recipes import find_recipe
@@ -87,7 +87,7 @@ def cell_id(
             "preprocess": backbone.preprocess.model_dump(),
             "stride_in_1x1": backbone.stride_in_1x1,
             "protocol": protocol.id,
-            "settings": protocol.settings.model_dump(),
+            "settings": protocol.settings.model_dump(exclude=set(adjustable(protocol.settings))),
             "data": dataset_fingerprint,
             "seed": seed,
         }
@@ -199,7 +199,7 @@ class _Steps:
             names = ("--name", backbone.row, "--data-name", data_name, "--seed", str(seed), "-o", str(self.run))
             return Resolved(
                 id=id_,
-                arguments=(*words, *names, *_assignments(protocol.overrides)),
+                arguments=(*words, *names, *_assignments(protocol.overrides + protocol.adjustments)),
                 output=self.run / "results" / f"{id_}.json",
                 folder=self.run / "cells" / id_,
             )

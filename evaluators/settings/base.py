@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from converters.settings import Settings
 
 class FeatureSettings(Settings):
     """How an image becomes a frozen feature: shorter side to `resize`, centre crop, backbone."""
+
+    adjustable: ClassVar[frozenset[str]] = frozenset({"workers"})
+    """Settings that change no number: to set them does not make a result *modified*."""
 
     resize: int = Field(gt=0)
     """The shorter side after resizing, pixels; see `geometry`."""

@@ -14,6 +14,7 @@ class KnnSettings(FeatureSettings):
 
     seeded: ClassVar[bool] = False
     """Nothing in it is random: one trial says all."""
+    adjustable: ClassVar[frozenset[str]] = frozenset({"workers", "search_memory"})
 
     task: Literal["knn"] = "knn"
     layer: Literal["res5", "head"] = "res5"

@@ -40,7 +40,7 @@ def test_a_run_is_whole_and_the_table_says_why(tmp_path: Path) -> None:
     table = collate((), plan)
     assert [cell.state for cell in table] == ["not applicable"]
     for shown in (markdown(table), terminal(table), page(table)):
-        assert shown.count("not applicable") >= 2
+        assert shown.lower().count("not applicable") >= 2
         assert "expected a projection head for" in shown.replace("\\", "")
 
 

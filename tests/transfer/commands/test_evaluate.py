@@ -51,7 +51,7 @@ def test_the_record_holds_number_proof_and_command(
     assert receipt["backbone"] == receipt["live"] == receipt["after"] == backbone.fingerprint  # type: ignore[index]
     assert record["backbone"]["name"] == "my row"  # type: ignore[index]
     assert record["pretrain_seed"] == 3
-    assert record["protocol"]["overrides"] == ["crop=32", "k=[1, 20]", "resize=32", "workers=0"]  # type: ignore[index]
+    assert record["protocol"]["overrides"] == ["crop=32", "k=[1, 20]", "resize=32"]  # type: ignore[index]
     assert shlex.split(record["provenance"]["command"]) == ["moco-transfer", "evaluate", *map(str, words)]  # type: ignore[index]
 
     # The number itself, made again with torchvision and scikit-learn.
