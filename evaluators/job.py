@@ -63,6 +63,7 @@ TASK_MODULES = {
     "linear": "evaluators.linear.task",
     "linear-multihead": "evaluators.linear.multihead",
     "linear-cached": "evaluators.linear.cached",
+    "manyshot": "evaluators.linear.manyshot",
     "svm": "evaluators.svm.task",
     "finetune": "evaluators.finetune.task",
     "fewshot": "evaluators.fewshot.task",

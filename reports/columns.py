@@ -13,7 +13,7 @@ from reports.numbers import short
 from reports.plan import Plan, PlannedCell
 from reports.record import DatasetCard, MetricValue, ProtocolCard, Record
 
-_TASKS = ("knn", "linear", "linear-multihead", "linear-cached", "detection", "segmentation")
+_TASKS = ("knn", "linear", "linear-multihead", "linear-cached", "manyshot", "detection", "segmentation")
 
 
 _Wanted = tuple[str, tuple[str, ...], str]

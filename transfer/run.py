@@ -31,6 +31,7 @@ _ORDER = {
     "linear-multihead": 5,
     "linear": 5,
     "linear-cached": 6,
+    "manyshot": 6,
     "svm": 6,
     "knn": 7,
     "fewshot": 7,

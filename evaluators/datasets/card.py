@@ -40,4 +40,5 @@ def _layout(settings: TaskSettings) -> str:
         return settings.layout
     if settings.task == "finetune" and settings.train_list is not None:
         return "train_list"
-    return "voc_labels" if settings.task == "svm" else "classification"
+    several = settings.task == "svm" or (settings.task == "manyshot" and settings.metric == "map11")
+    return "voc_labels" if several else "classification"

@@ -19,10 +19,11 @@ from evaluators.datasets.card import DatasetCard
 from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.datasets.voc import CLASS_NAMES, VocImage, VocSplit, devkit, read_split
 from evaluators.settings import TaskSettings
+from evaluators.settings.logistic import ManyshotSettings
 from evaluators.settings.svm import SvmSettings
 
 
-def read(settings: SvmSettings, root: Path) -> LabelledImages:
+def read(settings: SvmSettings | ManyshotSettings, root: Path) -> LabelledImages:
     """Read and check the training and the test split. No image is decoded.
 
     Raises:
@@ -45,7 +46,7 @@ def read(settings: SvmSettings, root: Path) -> LabelledImages:
 
 def card(settings: TaskSettings, root: Path) -> DatasetCard:
     """The card of the data that a protocol's settings ask for, read from `root`; errors as for `read`."""
-    assert isinstance(settings, SvmSettings), settings.task
+    assert isinstance(settings, SvmSettings | ManyshotSettings), settings.task
     return read(settings, root).card
 
 

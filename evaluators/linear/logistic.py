@@ -9,6 +9,7 @@ Shapes: N rows, D features, C classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,17 +53,24 @@ class Rows:
         self._mine = np.array_split(indices, size())[rank()]
         row = self.dim * dtype.itemsize
         self._step = max(1, _BLOCK // row)
-        self._kept: list[tuple[Tensor, Tensor]] | None = list(self._read()) if len(self._mine) * row <= _KEPT else None
+        fits = len(self._mine) * row <= _KEPT
+        self._kept: list[tuple[Tensor, NDArray[np.int64]]] | None = list(self._read()) if fits else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features B×D and labels B."""
-        return self._read() if self._kept is None else iter(self._kept)
+        for x, part in self._read() if self._kept is None else self._kept:
+            yield x, torch.tensor(self._labels[part], device=self._device)
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def relabelled(self, labels: NDArray[np.int64]) -> Rows:
+        """The same rows with other classes: N class indices."""
+        other = copy.copy(self)
+        other._labels = labels
+        return other
+
+    def _read(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         for start in range(0, len(self._mine), self._step):
             part = self._mine[start : start + self._step]
-            x = torch.tensor(self._values[part], dtype=self._dtype, device=self._device)
-            yield x, torch.tensor(self._labels[part], device=self._device)
+            yield torch.tensor(self._values[part], dtype=self._dtype, device=self._device), part
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from evaluators.protocol import Protocol
-from evaluators.settings.logistic import CachedSettings
+from evaluators.settings.logistic import CachedSettings, ManyshotSettings
 
 _CACHED = (
     "Accuracy in percent of multinomial logistic regression on the pooled res5 features of the frozen backbone (not "
@@ -12,6 +14,27 @@ _CACHED = (
     "class of the training set, then all training images are fitted. top1_sgd is a head trained by SGD on the same "
     "features, its lr chosen on the same held-out images."
 )
+
+_MANYSHOT = (
+    "of multinomial logistic regression on pooled res5 features (shorter side to 224 px, centre crop), n = validation "
+    "images. λ is the best of 45 by this metric on a random fifth of the training images, then all of them are fitted; "
+    "each fit starts from the one before."
+)
+_VOC = (
+    "Mean over the 20 classes of the average precision in percent at 11 recalls (at recall 0 the precision counts as "
+    "1, as in the reference) of a logistic regression a class on pooled res5 features, n = images of VOC2007 test. An "
+    "image all of whose objects of a class are difficult is a negative one. λ is one for all classes, the best of 45 "
+    "on 2007 val after fitting 2007 train; then 2007 trainval is fitted."
+)
+_ERICSSON = (
+    "Ericsson et al. (arXiv:2011.13377), section 4, many-shot recognition; linusericsson/ssl-transfer@416913f linear.py"
+)
+
+
+def _manyshot(id_: str, title: str, metric: Literal["top1", "mean_per_class", "map11"], definition: str) -> Protocol:
+    settings = ManyshotSettings(resize=224, crop=224, metric=metric)
+    return Protocol(id=id_, title=title, citation=_ERICSSON, definition=definition, headline=metric, settings=settings)
+
 
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
@@ -25,4 +48,18 @@ PROTOCOLS: tuple[Protocol, ...] = (
         headline="top1",
         settings=CachedSettings(resize=256, crop=224, sgd_lrs=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
     ),
+    _manyshot(
+        "manyshot@1",
+        "Many-shot top-1",
+        "top1",
+        f"Accuracy in percent {_MANYSHOT} The reference's metric for Cars, CIFAR-10, CIFAR-100, DTD, Food-101, SUN397.",
+    ),
+    _manyshot(
+        "manyshot-mean@1",
+        "Many-shot mean per class",
+        "mean_per_class",
+        f"Mean over the classes of the accuracy in percent {_MANYSHOT} The reference's metric for Aircraft, "
+        "Caltech-101, Flowers, Pets.",
+    ),
+    _manyshot("manyshot-voc07@1", "Many-shot VOC07 mAP", "map11", _VOC),
 )

@@ -11,7 +11,7 @@ from evaluators.settings.fewshot import FewshotSettings
 from evaluators.settings.finetune import FinetuneSettings
 from evaluators.settings.knn import KnnSettings
 from evaluators.settings.linear import LinearSettings, MultiheadSettings
-from evaluators.settings.logistic import CachedSettings
+from evaluators.settings.logistic import CachedSettings, ManyshotSettings
 from evaluators.settings.segmentation import SegmentationSettings
 from evaluators.settings.svm import SvmSettings
 
@@ -20,6 +20,7 @@ TaskSettings = Annotated[
     | LinearSettings
     | MultiheadSettings
     | CachedSettings
+    | ManyshotSettings
     | SvmSettings
     | FinetuneSettings
     | FewshotSettings

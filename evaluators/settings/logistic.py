@@ -51,3 +51,19 @@ class CachedSettings(LogisticSettings):
     sgd_milestones: tuple[int, ...] = (60, 80)
     sgd_momentum: float = Field(default=0.9, ge=0, lt=1)
     init_std: float = Field(default=0.01, ge=0)
+
+
+class ManyshotSettings(LogisticSettings):
+    """Logistic regression by L-BFGS on all training images of a data set."""
+
+    seeded: ClassVar[bool] = False
+
+    task: Literal["manyshot"] = "manyshot"
+    metric: Literal["top1", "mean_per_class", "map11"]
+    """What chooses λ. `map11`: a regression a class on PASCAL VOC, whose images have several; else an image folder."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    train_split: str = "2007_trainval"
+    """For `map11`: what is fitted in the end."""
+    held_out_split: str = "2007_val"
+    """For `map11`: the part of it on which λ is chosen, in place of a share."""
+    test_split: str = "2007_test"
