@@ -37,7 +37,15 @@ def dtd(root: Path, base: Path) -> LabelledImages:
         paths = [below(base / "images", name, where) for name, where in found]
         return Listed(lists[splits[0]], paths, [classes.index(name.partition("/")[0]) for name, _ in found])
 
-    return assemble(root, "dtd", classes, listed("train", "val"), listed("test"), annotations=lists.values())
+    return assemble(
+        root,
+        "dtd",
+        classes,
+        listed("train", "val"),
+        listed("test"),
+        annotations=lists.values(),
+        validation=range(len(names["train"]), len(names["train"]) + len(names["val"])),
+    )
 
 
 def flowers(root: Path, base: Path) -> LabelledImages:
@@ -54,7 +62,15 @@ def flowers(root: Path, base: Path) -> LabelledImages:
         return Listed(sets, paths, [int(labels[number - 1]) - 1 for number in numbers])
 
     classes = [str(number) for number in range(1, int(labels.max()) + 1)]
-    return assemble(root, "flowers-102", classes, listed("trnid", "valid"), listed("tstid"), annotations=(sets, marks))
+    return assemble(
+        root,
+        "flowers-102",
+        classes,
+        listed("trnid", "valid"),
+        listed("tstid"),
+        annotations=(sets, marks),
+        validation=range(ids["trnid"].size, ids["trnid"].size + ids["valid"].size),
+    )
 
 
 def food(root: Path, base: Path) -> LabelledImages:
@@ -110,9 +126,17 @@ def aircraft(root: Path, base: Path) -> LabelledImages:
             labels.append(index_of[variant])
         return Listed(where, paths, labels)
 
-    train, test = listed("trainval"), listed("test")
-    annotations = (folder / "variants.txt", train.where, test.where)
-    return assemble(root, "fgvc-aircraft", classes, train, test, annotations=annotations)
+    train, test, val = listed("trainval"), listed("test"), set(listed("val").paths)
+    annotations = (folder / "variants.txt", train.where, test.where, folder / "images_variant_val.txt")
+    return assemble(
+        root,
+        "fgvc-aircraft",
+        classes,
+        train,
+        test,
+        annotations=annotations,
+        validation=[index for index, path in enumerate(train.paths) if path in val],
+    )
 
 
 def cars(root: Path, base: Path) -> LabelledImages:

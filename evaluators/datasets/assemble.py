@@ -37,6 +37,7 @@ def assemble(
     val: Listed,
     *,
     annotations: Iterable[Path],
+    validation: Sequence[int] | None = None,
 ) -> LabelledImages:
     """The data set at `root`, checked. No image is opened.
 
@@ -47,6 +48,7 @@ def assemble(
         train: the images to learn from.
         val: the images that numbers are reported on.
         annotations: files whose bytes are part of the fingerprint.
+        validation: indices of the images of `train` that the data set sets apart for choosing settings.
 
     Raises:
         UserError: if a split is empty, a label is no class, an image is listed twice in its split or absent, a class
@@ -90,7 +92,14 @@ def assemble(
         sample=is_sample(root),
         images={split: len(images) for split, images in splits.items()},
     )
-    return LabelledImages(root=root, classes=tuple(classes), train=splits["train"], val=splits["val"], card=described)
+    return LabelledImages(
+        root=root,
+        classes=tuple(classes),
+        train=splits["train"],
+        val=splits["val"],
+        card=described,
+        validation=None if validation is None else np.sort(np.asarray(validation, dtype=np.int64)),
+    )
 
 
 def _check(listed: Listed, classes: Sequence[str]) -> None:

@@ -87,6 +87,8 @@ class LabelledImages:
     val: Split
     """What numbers are reported on, whichever name the data set gives it."""
     card: DatasetCard
+    validation: NDArray[np.int64] | None = None
+    """Sorted indices of the training images that the data set itself sets apart for choosing settings."""
 
 
 def load_image(path: Path) -> Image.Image:

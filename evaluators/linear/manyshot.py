@@ -19,7 +19,7 @@ from sklearn.metrics import precision_recall_curve
 from converters.distributed import gather_values, rank, together
 from converters.errors import UserError
 from converters.files import whole
-from evaluators.datasets import image_folder, voc_labels
+from evaluators.datasets import classification, voc_labels
 from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.datasets.voc import read_split
 from evaluators.features.compute import Features
@@ -36,6 +36,17 @@ from evaluators.settings.logistic import ManyshotSettings
 
 CLASSES = "average_precision.csv"
 """For VOC2007: one line a class."""
+METRICS = {
+    "cifar-10": "top1",
+    "cifar-100": "top1",
+    "dtd": "top1",
+    "fgvc-aircraft": "mean_per_class",
+    "flowers-102": "mean_per_class",
+    "food-101": "top1",
+    "oxford-iiit-pet": "mean_per_class",
+    "stanford-cars": "top1",
+}
+"""What ssl-transfer reports, by the layouts that tell which data set it is."""
 _BLOCK = 1 << 14
 
 
@@ -52,8 +63,9 @@ def evaluate(job: Job) -> Outcome:
     settings = job.protocol.settings
     assert isinstance(settings, ManyshotSettings), settings.task
     several = settings.metric == "map11"
-    data = voc_labels.read(settings, job.data) if several else image_folder.read(job.data)
-    kept, out = _listed_parts(data, settings, job.data) if several else _random_parts(data, settings)
+    data = voc_labels.read(settings, job.data) if several else classification.read(job.data)
+    metric_fits(data.card.layout, settings.metric)
+    kept, out = _listed_parts(data, settings, job.data) if several else parts(data, settings)
     classes = _learnable(data, kept, out) if several else tuple(range(len(data.classes)))
     frozen = freeze(job.backbone, job.device, [view_of(job, settings)])
     (bank,), (test,) = (extract(job, frozen, split, settings) for split in (data.train, data.val))
@@ -99,6 +111,22 @@ def evaluate(job: Job) -> Outcome:
         dataset=data.card,
         notes=tuple(notes),
     )
+
+
+def metric_fits(layout: str, metric: str) -> None:
+    """Refuse the metric that ssl-transfer does not use for a data set that is known by its layout.
+
+    Raises:
+        UserError: naming the protocol that does.
+    """
+    expected = METRICS.get(layout, metric)
+    if metric not in (expected, "map11"):
+        raise UserError(
+            expected=f"the metric {expected}, as the reference has it for {layout}",
+            found=metric,
+            where="settings.metric",
+            cure=f"use {'manyshot@1' if expected == 'top1' else 'manyshot-mean@1'}",
+        )
 
 
 @dataclass
@@ -200,14 +228,16 @@ def eleven_point(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> fl
     return float(np.mean([precision[recall >= level].max() for level in np.linspace(0, 1, 11)]))
 
 
-def _random_parts(data: LabelledImages, settings: ManyshotSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What stays and what chooses λ: a random share, not stratified, as the reference draws it.
+def parts(data: LabelledImages, settings: ManyshotSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What stays and what chooses λ: the data set's own validation images, else a random share, not stratified.
 
     Raises:
         UserError: for a class that is left without an image to learn from, or where nothing is left to choose on.
     """
     one_class_an_image(data)
     n, labels = len(data.train), data.train.labels
+    if data.validation is not None and 0 < len(data.validation) < n:
+        return np.setdiff1d(np.arange(n), data.validation), data.validation
     # The reference's generator, so that the same list of images gives its parts.
     shuffled = np.random.RandomState(settings.held_out_seed).permutation(n)
     out, kept = np.split(shuffled, [int(settings.held_out * n)])

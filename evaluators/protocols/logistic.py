@@ -17,8 +17,8 @@ _CACHED = (
 
 _MANYSHOT = (
     "of multinomial logistic regression on pooled res5 features (shorter side to 224 px, centre crop), n = validation "
-    "images. λ is the best of 45 by this metric on a random fifth of the training images, then all of them are fitted; "
-    "each fit starts from the one before."
+    "images. λ is the best of 45 by this metric on the data set's own validation list if its layout has one, else on "
+    "a random fifth of the training images; then all of them are fitted. Each fit starts from the one before."
 )
 _VOC = (
     "Mean over the 20 classes of the average precision in percent at 11 recalls (at recall 0 the precision counts as "

@@ -97,6 +97,7 @@ def make_aircraft(root: Path) -> None:
         text(base / f"images_variant_{split}.txt", f"{number:07d} Boeing 717", f"{number + 1:07d} 707-320")
         for offset in range(2):
             image(base / "images" / f"{number + offset:07d}.jpg")
+    text(base / "images_variant_val.txt", "0000011 707-320")
 
 
 def make_cars(root: Path) -> None:
@@ -244,6 +245,17 @@ def test_torchvisions_data_sets_are_read_as_torchvision_reads_them(
     assert all(path.is_relative_to(data.root) for path in (*data.train.paths, *data.val.paths))
     copy = pickle.loads(pickle.dumps(data.val))  # workers may be given it so
     assert copy.load(0).tobytes() == data.val.load(0).tobytes()
+
+
+@pytest.mark.parametrize("name", ["aircraft", "dtd", "flowers"])
+def test_the_validation_list_is_torchvisions(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, kind, _ = REFERENCES[name]
+    make(tmp_path)
+    let_miniatures_pass(monkeypatch, kind, tmp_path)
+    data = classification.read(tmp_path)
+    assert data.validation is not None
+    found = [str(data.train.paths[index]) for index in data.validation]
+    assert found == [str(path) for path in kind(str(tmp_path), "val")._image_files]
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))

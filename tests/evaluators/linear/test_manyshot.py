@@ -14,12 +14,13 @@ from converters.backbone import Backbone
 from converters.errors import UserError
 from converters.families import random_backbone
 from evaluators.datasets import image_folder, voc_labels
-from evaluators.datasets.labelled import LabelledImages
+from evaluators.datasets.card import DatasetCard
+from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Outcome, evaluate
-from evaluators.linear.manyshot import eleven_point
+from evaluators.linear.manyshot import eleven_point, metric_fits, parts
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.logistic import ManyshotSettings
 from tests import image_folders
@@ -118,6 +119,24 @@ def test_voc07(backbone: Backbone, tmp_path: Path) -> None:
     (lists / "val.txt").write_text((lists / "test.txt").read_text())
     with pytest.raises(UserError, match="expected a part of 2007_trainval, and not all of it, found 0 of its 18"):
         run(backbone, tmp_path, tmp_path / "b", "manyshot-voc07@1")
+
+
+def test_the_metric_is_that_of_the_data_set() -> None:
+    metric_fits("image-folder", "top1")
+    metric_fits("dtd", "top1")
+    message = r"metric mean_per_class, as the reference has it for flowers-102.*use manyshot-mean@1"
+    with pytest.raises(UserError, match=message):
+        metric_fits("flowers-102", "top1")
+
+
+def test_the_data_sets_own_validation_list_chooses() -> None:
+    split = Split("train", "f", tuple(Path(str(index)) for index in range(6)), np.array([0, 1, 0, 1, 0, 1]))
+    card = DatasetCard(name="x", layout="dtd", fingerprint="f", sample=False, images={})
+    data = LabelledImages(Path("x"), ("a", "b"), split, split, card, validation=np.array([1, 4]))
+    wanted = CATALOGUE["manyshot@1"].settings
+    assert isinstance(wanted, ManyshotSettings)
+    kept, out = parts(data, wanted)
+    assert (kept.tolist(), out.tolist()) == ([0, 2, 3, 5], [1, 4])
 
 
 @settings(max_examples=40, deadline=None)
