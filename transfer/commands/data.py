@@ -8,11 +8,13 @@ from pathlib import Path
 
 from converters.command import seed
 
-HELP = "make data sets: sample data of real photographs, or tar shards of images of your own"
+HELP = "make data sets (sample data of real photographs, tar shards of your own images), or verify them"
 EXAMPLE = "moco-transfer data sample sample-data --size small --seed 0"
 
 _SAMPLE = "generate sample data: image folder, VOC, COCO and Cityscapes layouts of one generation"
 _PACK_EXAMPLE = "moco-transfer data pack imagenet/train imagenet-256 --size 256"
+_VERIFY_EXAMPLE = "moco-transfer data verify imagenet /data/imagenet --sample 1000"
+_VERIFY = "hold a data set on disk against what it should be: counts, and a sample of images decoded"
 _PACK = "pack images into WebDataset tar shards for pretraining, scaled down"
 
 
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--force", action="store_true", help="replace OUT if it is sample data")
     sample.set_defaults(action=_sample)
     _add_pack(actions)
+    _add_verify(actions)
 
 
 def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,6 +74,29 @@ def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     pack.add_argument("--jobs", type=_above_zero, metavar="N", help="processes (default: one a core)")
     pack.add_argument("--force", action="store_true", help="replace OUT if it holds packed shards")
     pack.set_defaults(action=_pack)
+
+
+def _add_verify(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from evaluators.datasets.published import FOLDER, SHOULD
+
+    width = max(map(len, SHOULD))
+    known = "\n".join(f"  {name:{width}}  {should.title}" for name, should in SHOULD.items())
+    verify = actions.add_parser(
+        "verify",
+        help=_VERIFY,
+        description=f"{_VERIFY}. Nothing is downloaded or changed. Exit code 0: right, 1: it deviates.",
+        epilog=f"names:\n{known}\n  {FOLDER:{width}}  a data set of your own, in any layout for classification\n"
+        f"example:\n  {_VERIFY_EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify.add_argument("name", metavar="NAME", help="which data set it should be; see below")
+    verify.add_argument("root", type=Path, metavar="ROOT", help="its root folder")
+    verify.add_argument(
+        "--sample", type=_above_zero, default=200, metavar="N", help="images to decode wholly (default: %(default)s)"
+    )
+    verify.add_argument("--seed", type=seed, default=0, metavar="N", help="which images (default: %(default)s)")
+    verify.add_argument("--full", action="store_true", help="also hash every byte of every file into one fingerprint")
+    verify.set_defaults(action=_verify)
 
 
 def _new_folder(text: str) -> Path:
@@ -146,3 +172,38 @@ def _sample(args: argparse.Namespace) -> int:
     print(f"  voc/ coco/ cityscapes/   {size.scenes_train} train, {size.scenes_val} val scenes")
     print("  Numbers made on it say nothing about real benchmarks (SAMPLE_DATA.json).")
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from converters.errors import UserError
+    from evaluators.datasets import verify
+
+    should = verify.should_be(args.name)
+    if not args.root.is_dir():
+        raise UserError(expected="the data set's root folder", found="none", where=args.root, cure="check the path")
+    print(f"{args.root}: {should.title if should else 'a data set for classification'}", flush=True)
+    try:
+        contents = verify.read(args.root, should)
+    except UserError as error:
+        # The folder is there: what is wrong with it is a finding, not a wrong use of this command.
+        print(f"deviates: {error}")
+        return 1
+    print(f"  layout {contents.layout}, {len(contents.classes):,} classes")
+    for part in contents.parts:
+        print(f"  {part.name}: {len(part.paths):,} images")
+    deviations = 0
+    for deviation in verify.count(contents, should) if should else ():
+        print(f"deviates: {deviation}")
+        deviations += 1
+    chosen = verify.sample(contents, args.sample, args.seed)
+    bad = 0
+    for deviation in verify.damaged(chosen, len(chosen)):
+        print(f"deviates: {deviation}")
+        bad += 1
+    print(f"  {len(chosen):,} images decoded, {bad:,} damaged")
+    if args.full:
+        digest, files, size = verify.fingerprint_of_all(args.root)
+        print(f"  {files:,} files, {size / 1e9:.2f} GB, sha256 of all: {digest}")
+    deviations += bad
+    print(f"{deviations} deviations" if deviations else "right" if should else "readable")
+    return int(deviations > 0)
