@@ -15,6 +15,7 @@ from evaluators.datasets import classification
 from evaluators.features.compute import compute
 from evaluators.images import centre_view
 from evaluators.knn.neighbours import find_neighbours
+from evaluators.knn.task import headline_k
 from evaluators.knn.vote import Ballot, rank_classes
 from evaluators.predictions import accuracy
 from evaluators.protocol import find
@@ -40,7 +41,7 @@ class KnnMonitor:
         if not isinstance(settings, KnnSettings):
             raise UserError(expected="a kNN protocol", found=protocol, where="--knn-protocol", cure="use knn-dino@1")
         self.settings, self.every, self.epochs = settings, every, epochs
-        self.k = int(find(protocol, CATALOGUE).headline.rpartition("_k")[2])
+        self.k = headline_k(find(protocol, CATALOGUE).headline)
         self.data = classification.read(data)
         self.view = centre_view(
             Preprocess(), resize=settings.resize, crop=settings.crop, interpolation=settings.interpolation

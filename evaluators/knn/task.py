@@ -23,6 +23,8 @@ from evaluators.mistakes import write_mistakes
 from evaluators.predictions import accuracy, write_predictions
 from evaluators.settings.knn import KnnSettings
 
+_RANDOM_TIES = "_random_ties"
+
 
 def evaluate(job: Job) -> Outcome:
     """Run a kNN protocol; writes `predictions.npz` and the headline's mistakes to the job's folder.
@@ -101,7 +103,7 @@ class _Part:
         for ballot in ballots:
             if ballot.rule == "majority":
                 chances = chance(near.similarities, near.labels, targets, ballot)
-                part.measured[f"top1_k{ballot.k}_random_ties"] = chances
+                part.measured[f"top1_k{ballot.k}{_RANDOM_TIES}"] = chances
         if settings.search != "exact":
             sample = agreement.sample(count)
             mine = sample[(sample >= first) & (sample < last)] - first
@@ -127,7 +129,12 @@ def _write(
 
 def _headline(name: str, ballots: Sequence[Ballot]) -> Ballot:
     """The ballot whose number is shown."""
-    return next(ballot for ballot in ballots if name.endswith(f"_k{ballot.k}"))
+    return next(ballot for ballot in ballots if ballot.k == headline_k(name))
+
+
+def headline_k(name: str) -> int:
+    """The k of a metric such as `top1_k20` or `top1_k20_random_ties`."""
+    return int(name.split("_")[1].removeprefix("k"))
 
 
 def _notes(ballots: Sequence[Ballot], bank: Features, num_classes: int) -> Iterable[str]:
@@ -143,10 +150,14 @@ def _percent(name: str, value: float, n: int) -> Metric:
 
 
 def _headline_is_measured(headline: str, ballots: Sequence[Ballot]) -> None:
-    if headline not in [f"top{top}_k{ballot.k}" for ballot in ballots for top in (1, TOP)]:
+    if headline_k(headline) not in [ballot.k for ballot in ballots]:
         raise UserError(
             expected=f"a list of k that gives the headline {headline}",
             found=str([ballot.k for ballot in ballots]),
             where="settings.k",
-            cure=f"keep {headline.rpartition('_k')[2]} in it",
+            cure=f"keep {headline_k(headline)} in it",
+        )
+    if headline.endswith(_RANDOM_TIES) and any(ballot.rule != "majority" for ballot in ballots):
+        raise UserError(
+            expected=f"a majority vote, which gives the headline {headline}", found="weighted", where="settings.vote"
         )

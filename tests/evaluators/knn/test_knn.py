@@ -139,6 +139,9 @@ def test_the_headline_must_be_measured(backbone: Backbone, root: Path, tmp_path:
     protocol = CATALOGUE["quickstart-knn@1"].overridden(("k=[1, 5]",))
     with pytest.raises(UserError, match=r"settings\.k: .*headline top1_k20, found \[1, 5\]; keep 20 in it"):
         evaluate(job(backbone, root, tmp_path, protocol))
+    weighted = CATALOGUE["knn-msf@1"].overridden(("vote=weighted",))
+    with pytest.raises(UserError, match=r"settings\.vote: expected a majority vote, .*top1_k20_random_ties"):
+        evaluate(job(backbone, root, tmp_path, weighted))
 
 
 def test_a_foreign_input_convention_gives_the_same_numbers(backbone: Backbone, root: Path, tmp_path: Path) -> None:
