@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from io import StringIO
 
 import numpy as np
 import torch
@@ -166,7 +167,7 @@ def predict(
             Images(split, view), batch_size=settings.batch_size, workers=settings.workers, pin=device.type == "cuda"
         )
         found = []
-        with Progress(label, len(mine), unit="img") as progress:
+        with Progress(label, len(mine), unit="img", stream=None if number == 0 else StringIO()) as progress:
             for inputs, _ in batches(0, mine):
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                     logits = module(inputs.to(device, non_blocking=True)).float()

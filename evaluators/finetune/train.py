@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import StringIO
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,8 @@ def train(
         workers=settings.workers,
         pin=like.device.type == "cuda",
     )
-    with Progress(label, plan.steps - len(curve) * plan.steps_per_epoch, unit="step") as progress:
+    shown = None if rank() == 0 else StringIO()
+    with Progress(label, plan.steps - len(curve) * plan.steps_per_epoch, unit="step", stream=shown) as progress:
         for epoch in range(len(curve), plan.epochs):
             order = order_of(len(images), order_seed, epoch)[: plan.steps_of(epoch) * settings.batch_size]
             parts = _shares(order, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from io import StringIO
 from typing import TypeVar
 
 from joblib import Parallel, delayed
@@ -34,7 +35,7 @@ def shared(tasks: Sequence[tuple[Callable[..., T], dict[str, object]]], *, value
         results: list[T] = []
         if not mine:
             return results
-        with Progress(label, len(mine), unit="class") as progress:
+        with Progress(label, len(mine), unit="fit", stream=None if rank == 0 else StringIO()) as progress:
             # Processes, not threads: liblinear has one generator of random numbers for all threads of a process.
             parallel = Parallel(n_jobs=_workers(len(mine), values, size), return_as="generator")
             for result in parallel(delayed(function)(**arguments) for function, arguments in mine):
