@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from converters.errors import UserError
 from converters.families import random_backbone
+from converters.metadata import Preprocess
 from evaluators.datasets import image_folder
+from evaluators.finetune.norm import declare
 from evaluators.finetune.state import State
 from evaluators.finetune.train import Rates, train
+from evaluators.images import Images, random_view
 from evaluators.job import evaluate
 from evaluators.settings.finetune import FinetuneSettings
 from evaluators.svm.workers import shared
 from tests import image_folders
 from tests.distributed import run_ranks
-from tests.evaluators.finetune.tuning import SETTINGS, job, start
+from tests.evaluators.finetune.tuning import SETTINGS, job
 
 # 9 images in batches of 4, 4 and 1: in the last, one of two processes has no image.
 ONE_GROUP = FinetuneSettings.model_validate(
@@ -29,9 +34,23 @@ EVALUATE = (
 
 
 def tune(root: Path, workdir: Path, settings: FinetuneSettings) -> tuple[dict[str, torch.Tensor], float]:
-    module, images = start(random_backbone("resnet18", 0), image_folder.read(root), workdir, settings)
-    # In float64 the order of a sum does not matter to what is compared.
-    module.double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = {
+            "conv1": nn.Conv2d(3, 8, 3, stride=2),
+            "bn1": nn.BatchNorm2d(8),
+            "relu": nn.ReLU(),
+            "conv2": nn.Conv2d(8, 16, 3, stride=2, bias=False),
+            "bn2": nn.BatchNorm2d(16),
+            "avgpool": nn.AdaptiveAvgPool2d(1),
+            "flatten": nn.Flatten(),
+            "fc": nn.Linear(16, 3),
+        }
+        # In float64 the order of a sum does not matter to what is compared.
+        module = nn.Sequential(OrderedDict(layers)).double()
+    declare(module, settings.norm_images)
+    view = random_view(Preprocess(), crop=settings.crop, scale=(0.5, 1.0), interpolation="bilinear")
+    images = Images(image_folder.read(root).train, view, seed=(0,))
     state = State(workdir / "state", str(settings))
     curve = train(module, images, settings, Rates(0.02, 1e-3), order_seed=0, state=state, label="tune")
     return module.state_dict(), curve[-1].loss
