@@ -14,25 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converters.distributed import gather_values, rank
+from converters.distributed import gather_values
 from evaluators.datasets import classification
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import search
+from evaluators.linear import by_products, search
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.heads import rank as ranked
 from evaluators.linear.labels import hold_out, one_class_an_image
 from evaluators.linear.logistic import Logistic, Rows, fit, zeros
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.training import Diverged, EpochOfBatches, train
-from evaluators.predictions import accuracy, write_predictions
+from evaluators.predictions import accuracy
 from evaluators.settings.logistic import CachedSettings
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a protocol on cached features; writes `regularisation.csv` and `predictions.npz` to the job's folder.
+    """Run a protocol on cached features; writes `regularisation.csv` and the by-products to the job's folder.
 
     The metrics are `top1` and `top5` (L-BFGS), `top1_sgd` and `top5_sgd`, in percent over the validation images. An
     evaluation that was cut off goes on behind the last λ that was done.
@@ -56,8 +56,8 @@ def evaluate(job: Job) -> Outcome:
     found = {"lbfgs": problem.by_lbfgs(Unfinished(job, data.card.fingerprint)), "sgd": problem.by_sgd()}
     # One process's numbers: equal classifiers in all of them are no reason to trust the last bit.
     top = gather_values({name: _rank(each, val_features) for name, each in found.items()})[0]
-    if rank() == 0:
-        write_predictions(job.workdir, data, {name: each[:, 0] for name, each in top.items()})
+    first = {name: each[:, 0] for name, each in top.items()}
+    by_products.write(job.workdir, data, found["lbfgs"].logits(val_features), first)
     metrics = tuple(
         Metric(
             name=f"top{k}" + ("" if name == "lbfgs" else f"_{name}"),
@@ -81,11 +81,14 @@ class _Classifier:
     """C."""
     notes: tuple[str, ...]
 
+    def logits(self, features: Tensor) -> Tensor:
+        """N×D -> N×C."""
+        return torch.addmm(self.bias.to(features), features, self.weight.to(features).T)
+
 
 def _rank(classifier: _Classifier, features: Tensor) -> NDArray[np.int64]:
     """N×5."""
-    weight, bias = classifier.weight.to(features), classifier.bias.to(features)
-    blocks = [ranked(torch.addmm(bias, block, weight.T)) for block in torch.split(features, 1 << 14)]
+    blocks = [ranked(classifier.logits(block)) for block in torch.split(features, 1 << 14)]
     best: NDArray[np.int64] = torch.cat(blocks).cpu().numpy()
     return best
 

@@ -26,12 +26,12 @@ from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import search
+from evaluators.linear import by_products, search
 from evaluators.linear.heads import rank as ranked
 from evaluators.linear.labels import one_class_an_image
 from evaluators.linear.logistic import Logistic, Rows, fit, zeros
 from evaluators.linear.resume import Unfinished
-from evaluators.predictions import accuracy, write_predictions
+from evaluators.predictions import accuracy
 from evaluators.settings.logistic import ManyshotSettings
 
 CLASSES = "average_precision.csv"
@@ -51,7 +51,7 @@ _BLOCK = 1 << 14
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a many-shot protocol; writes `regularisation.csv` and either `predictions.npz` or `average_precision.csv`.
+    """Run a many-shot protocol; writes `regularisation.csv` and the by-products, or `average_precision.csv`.
 
     The metrics are `top1`, `top5` and `mean_per_class`, or `map11`, in percent over the validation or test images. An
     evaluation that was cut off goes on behind the last λ that was done.
@@ -100,8 +100,7 @@ def evaluate(job: Job) -> Outcome:
             "top5": accuracy(best, test.labels, 5),
             "mean_per_class": _score("mean_per_class", logits, test.labels),
         }
-        if rank() == 0:
-            write_predictions(job.workdir, data, {"last": best[:, 0]})
+        by_products.write(job.workdir, data, torch.from_numpy(logits[0]), {"last": best[:, 0]})
     return Outcome(
         metrics=tuple(
             Metric(name=name, value=value, unit="%", higher_is_better=True, n=len(data.val))

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.distributed import gather_values, rank
+from converters.distributed import gather_values, rank, together
 from converters.files import whole
 from evaluators.datasets import classification
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
+from evaluators.linear import by_products
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.labels import hold_out, one_class_an_image
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.task import augmented_view, small_batch
 from evaluators.linear.training import Diverged, train
-from evaluators.predictions import write_predictions
 from evaluators.settings.linear import MultiheadSettings
 
 HEADS = "heads.csv"
@@ -94,7 +94,7 @@ class _Result:
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a protocol with many heads; writes `heads.csv`, `curve.csv` and `predictions.npz` to the job's folder.
+    """Run a protocol with many heads; writes `heads.csv`, `curve.csv` and the by-products to the job's folder.
 
     The metrics are `top1` and `top5` of the winner and `top1_reference` of the reference setting (its first seed), in
     percent over the validation images, and `top1_held_out` of the winner over the held-out images. An evaluation that
@@ -152,10 +152,9 @@ def evaluate(job: Job) -> Outcome:
     reference = grid.index(Setting(settings.lr, settings.weight_decay, settings.head_seeds[0]))
     # One process's numbers: equal heads in all of them are no reason to trust the last bit.
     result = gather_values(_Result(grid, diverged, reference, chosen, top1, top5, len(out)))[0]
-    if rank() == 0:
-        ranked = heads.rank(val_images[0], result.winner).cpu().numpy()
-        write_predictions(job.workdir, data, {"winner": ranked[:, 0]})
-        _write_heads(job.workdir / HEADS, result)
+    ranked = heads.rank(val_images[0], result.winner).cpu().numpy()
+    by_products.write(job.workdir, data, heads.logits(val_images[0], result.winner), {"winner": ranked[:, 0]})
+    together(lambda: _write_heads(job.workdir / HEADS, result) if rank() == 0 else None)
     unfinished.remove()
 
     metrics = [("top1", result.top1[result.winner], len(data.val)), ("top5", result.top5[result.winner], len(data.val))]

@@ -9,19 +9,20 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from converters.distributed import gather_values, rank
+from converters.distributed import gather_values
 from converters.files import whole
 from evaluators.datasets import classification
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.images import View, random_view
 from evaluators.job import Job, Metric, Outcome
+from evaluators.linear import by_products
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
 from evaluators.linear.labels import one_class_an_image
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.training import train
-from evaluators.predictions import accuracy, write_predictions
+from evaluators.predictions import accuracy
 from evaluators.settings.linear import LinearSettings, ProbeSettings
 
 CURVE = "linear.csv"
@@ -29,7 +30,7 @@ _COLUMNS = ("epoch", "lr", "loss", "train_top1", "val_top1", "val_top5")
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a linear protocol; writes `linear.csv` (one line an epoch) and `predictions.npz` to the job's folder.
+    """Run a linear protocol; writes `linear.csv` (one line an epoch) and the by-products to the job's folder.
 
     The metrics are `top1` and `top5` of the last epoch and `top1_best`, in percent over the validation images. An
     evaluation that was cut off goes on behind the last epoch that was done.
@@ -81,9 +82,8 @@ def evaluate(job: Job) -> Outcome:
 
     # One process's numbers: equal heads in all of them are no reason to trust the last bit.
     rows = gather_values(rows)[0]
-    if rank() == 0:
-        ranked = heads.rank(val_features, 0).cpu().numpy()
-        write_predictions(job.workdir, data, {"last": ranked[:, 0]})
+    ranked = heads.rank(val_features, 0).cpu().numpy()
+    by_products.write(job.workdir, data, heads.logits(val_features, 0), {"last": ranked[:, 0]})
     unfinished.remove()
     values = {"top1": rows[-1][4], "top5": rows[-1][5], "top1_best": max(row[4] for row in rows)}
     return Outcome(

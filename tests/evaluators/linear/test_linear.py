@@ -198,6 +198,9 @@ def test_evaluate(backbone: Backbone, data: LabelledImages, tmp_path: Path) -> N
     assert found["top5"] == 100.0
     receipt = outcome.receipt
     assert receipt.backbone == receipt.live == receipt.after == backbone.fingerprint
+    with (tmp_path / "a" / "per_class.csv").open(newline="") as file:
+        per_class = [float(row["accuracy"]) for row in csv.DictReader(file)]
+    assert np.mean(per_class) == pytest.approx(found["top1"])  # three images of every class
     written = np.load(tmp_path / "a" / "predictions.npz")
     assert 100.0 * (written["predicted_last"] == written["labels"]).mean() == pytest.approx(found["top1"])
 
