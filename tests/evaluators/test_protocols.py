@@ -129,7 +129,8 @@ def test_every_knn_protocol_searches_exactly_and_measures_its_headline() -> None
     for protocol in CATALOGUE.values():
         if isinstance(protocol.settings, KnnSettings):
             assert protocol.settings.search == "exact"
-            measured = {f"top1_k{k}" for k in protocol.settings.k}
+            ties = "_random_ties" if protocol.settings.vote == "majority" else ""
+            measured = {f"top1_k{k}{suffix}" for k in protocol.settings.k for suffix in ("", ties)}
             assert {protocol.headline, *(expected.metric for expected in protocol.expected)} <= measured
 
 
