@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from evaluators.datasets.labelled import LabelledImages
 
 FILE = "predictions.npz"
+
+
+def rank(logits: Tensor) -> Tensor:
+    """The five best classes, best first: N×C -> N×5 (N×C for fewer classes). Equal logits: the lower class first."""
+    return logits.argsort(dim=1, descending=True, stable=True)[:, :5]
 
 
 def accuracy(ranked: NDArray[np.int64], labels: NDArray[np.int64], top: int) -> float:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from converters.errors import UserError
 from evaluators.datasets import classification
+from evaluators.datasets.labels import one_class_an_image
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.fewshot.episodes import accuracy, draw
 from evaluators.images import stream
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear.labels import one_class_an_image
 from evaluators.settings.fewshot import FewshotSettings
 
 

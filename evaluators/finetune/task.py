@@ -19,17 +19,18 @@ from converters import distributed, files
 from converters.families.source import RANDOM
 from converters.progress import Progress
 from converters.receipt import Receipt
+from evaluators.by_products import margins
 from evaluators.datasets import classification, train_list
 from evaluators.datasets.labelled import LabelledImages, Split
+from evaluators.datasets.labels import hold_out, one_class_an_image
 from evaluators.features.extract import view_of
 from evaluators.finetune.model import network
 from evaluators.finetune.state import Progressed
 from evaluators.finetune.train import Epoch, Rates, train
 from evaluators.images import Batches, Images, Transform, random_view, stream
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear.heads import rank
-from evaluators.linear.labels import hold_out, one_class_an_image
-from evaluators.predictions import accuracy, write_predictions
+from evaluators.mistakes import write_mistakes
+from evaluators.predictions import accuracy, rank, write_predictions
 from evaluators.settings.finetune import FinetuneSettings
 
 CURVE, GRID = "finetune.csv", "finetune_grid.csv"
@@ -70,6 +71,7 @@ def evaluate(job: Job) -> Outcome:
             lines = [(each.lr, each.weight_decay, top1) for each, top1 in zip(rates, done.accuracies, strict=True)]
             _write(job, GRID, ("lr", "weight_decay", "held_out_top1"), lines)
         write_predictions(job.workdir, data, {"last": tuned.ranked[:, 0]})
+        write_mistakes(job.workdir, data, tuned.ranked[:, 0], tuned.margins)
     done.remove()
     labels = data.val.labels
     values = {
@@ -108,6 +110,8 @@ class _Tuned:
     curve: list[Epoch]
     ranked: NDArray[np.int64]
     """N×5 best classes of the images that it was tested on, best first (N×C for fewer classes)."""
+    margins: NDArray[np.float64]
+    """N, see `evaluators.by_products.margins`."""
     receipt: Receipt
 
 
@@ -145,13 +149,17 @@ class _Tuning:
             state=self.done.training(label),
             label=label,
         )
-        return _Tuned(curve, predict(module, testing, centred, settings, label=f"{testing.name} accuracy"), receipt)
+        return _Tuned(
+            curve, *predict(module, testing, centred, settings, label=f"{testing.name} accuracy"), receipt=receipt
+        )
 
 
 def predict(
     module: nn.Module, split: Split, view: Transform, settings: FinetuneSettings, *, label: str
-) -> NDArray[np.int64]:
-    """The five best classes of every image, best first: N×5 (N×C for fewer classes); the processes share the images.
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The five best classes of every image, best first (N×5, N×C for fewer classes), and the margins (N) of the best.
+
+    The processes share the images.
 
     Raises:
         UserError: in every process, for an image that one of them cannot decode.
@@ -162,22 +170,22 @@ def predict(
     mine = range(len(split) * number // size, len(split) * (number + 1) // size)
 
     @torch.inference_mode()
-    def rank_mine() -> list[NDArray[np.int64]]:
+    def rank_mine() -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         batches = Batches(
             Images(split, view), batch_size=settings.batch_size, workers=settings.workers, pin=device.type == "cuda"
         )
         found = []
         with Progress(label, len(mine), unit="img", stream=None if number == 0 else StringIO()) as progress:
-            for inputs, _ in batches(0, mine):
+            for inputs, targets in batches(0, mine):
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                     logits = module(inputs.to(device, non_blocking=True)).float()
-                found.append(rank(logits).cpu().numpy())
+                best = rank(logits).cpu().numpy()
+                found.append((best, margins(logits, best[:, 0], targets.numpy())))
                 progress.step(len(inputs))
         return found
 
-    return np.concatenate(
-        [part for parts in distributed.gather_values(distributed.together(rank_mine)) for part in parts]
-    )
+    parts = [part for shared in distributed.gather_values(distributed.together(rank_mine)) for part in shared]
+    return np.concatenate([best for best, _ in parts]), np.concatenate([margin for _, margin in parts])
 
 
 def _write(job: Job, name: str, head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:

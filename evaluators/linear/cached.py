@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from converters.distributed import gather_values
+from evaluators import by_products
 from evaluators.datasets import classification
+from evaluators.datasets.labels import hold_out, one_class_an_image
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import by_products, search
+from evaluators.linear import search
 from evaluators.linear.heads import Heads, start
-from evaluators.linear.heads import rank as ranked
-from evaluators.linear.labels import hold_out, one_class_an_image
 from evaluators.linear.logistic import Logistic, Rows, fit, zeros
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.training import Diverged, EpochOfBatches, train
 from evaluators.predictions import accuracy
+from evaluators.predictions import rank as ranked
 from evaluators.settings.logistic import CachedSettings
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evaluators.images import stream
+from evaluators.predictions import rank
 
 INIT = 0
 """The stream of a seed from which the heads' first weights are drawn."""
@@ -115,11 +116,6 @@ class Heads:
         rows = max(1, _BLOCK // self.bias.shape[1])
         blocks = range(0, len(features), rows)
         return torch.cat([rank(self.logits(features[first : first + rows], head)) for first in blocks])
-
-
-def rank(logits: Tensor) -> Tensor:
-    """The five best classes, best first: N×C -> N×5 (N×C for fewer classes). Equal logits: the lower class first."""
-    return logits.argsort(dim=1, descending=True, stable=True)[:, :5]
 
 
 def start(feature_dim: int, num_classes: int, std: float, seed: int, head_seeds: Sequence[int] = (0,)) -> Tensor:

@@ -19,19 +19,20 @@ from sklearn.metrics import precision_recall_curve
 from converters.distributed import gather_values, rank, together
 from converters.errors import UserError
 from converters.files import whole
+from evaluators import by_products
 from evaluators.datasets import classification, voc_labels
 from evaluators.datasets.labelled import LabelledImages, Split
+from evaluators.datasets.labels import one_class_an_image
 from evaluators.datasets.voc import read_split
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import by_products, search
-from evaluators.linear.heads import rank as ranked
-from evaluators.linear.labels import one_class_an_image
+from evaluators.linear import search
 from evaluators.linear.logistic import Logistic, Rows, fit, zeros
 from evaluators.linear.resume import Unfinished
 from evaluators.predictions import accuracy
+from evaluators.predictions import rank as ranked
 from evaluators.settings.logistic import ManyshotSettings
 
 CLASSES = "average_precision.csv"

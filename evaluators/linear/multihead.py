@@ -18,15 +18,15 @@ from torch import Tensor
 
 from converters.distributed import gather_values, rank, together
 from converters.files import whole
+from evaluators import by_products
 from evaluators.datasets import classification
+from evaluators.datasets.labels import hold_out, one_class_an_image
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import by_products
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
-from evaluators.linear.labels import hold_out, one_class_an_image
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.task import augmented_view, small_batch
 from evaluators.linear.training import Diverged, train

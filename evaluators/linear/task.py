@@ -11,15 +11,15 @@ from typing import Any
 
 from converters.distributed import gather_values
 from converters.files import whole
+from evaluators import by_products
 from evaluators.datasets import classification
+from evaluators.datasets.labels import one_class_an_image
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.images import View, random_view
 from evaluators.job import Job, Metric, Outcome
-from evaluators.linear import by_products
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
-from evaluators.linear.labels import one_class_an_image
 from evaluators.linear.resume import Unfinished
 from evaluators.linear.training import train
 from evaluators.predictions import accuracy

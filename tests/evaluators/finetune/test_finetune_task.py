@@ -49,7 +49,8 @@ def test_evaluate(backbone: Backbone, data: Path, tmp_path: Path) -> None:
     written = np.load(tmp_path / "predictions.npz")
     assert 100.0 * (written["predicted_last"] == written["labels"]).mean() == pytest.approx(values["top1"])
     # What was for going on is gone.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["finetune.csv", "predictions.npz"]
+    mistakes = ["confusions.csv", "most_wrong.csv", "per_class.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mistakes, "finetune.csv", "predictions.npz"])
 
 
 def test_a_grid_is_decided_on_images_held_out(backbone: Backbone, data: Path, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from converters.backbone import Backbone
 from converters.families import random_backbone
 from evaluators.datasets import image_folder
+from evaluators.datasets.labels import hold_out
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.linear import cached
-from evaluators.linear.labels import hold_out
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.logistic import CachedSettings
 from tests import image_folders

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evaluators.linear.heads import Heads, rank
+from evaluators.linear.heads import Heads
+from evaluators.predictions import rank
 
 LRS, DECAYS = (0.1, 3.0, 30.0), (0.0, 1e-3)
 SETTINGS = [(lr, decay) for lr in LRS for decay in DECAYS]

@@ -1,4 +1,4 @@
-"""What a linear task leaves in the cell's folder beside its number: predictions, and what the headline got wrong."""
+"""What a task with logits leaves in the cell's folder: predictions, and what the headline got wrong."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from converters.errors import UserError
 from evaluators.datasets.card import DatasetCard
 from evaluators.datasets.labelled import LabelledImages, Split
-from evaluators.linear.labels import hold_out, one_class_an_image
+from evaluators.datasets.labels import hold_out, one_class_an_image
 
 
 def split(labels: list[int] | np.ndarray, name: str = "train") -> Split:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluators.linear.by_products import margins
+from evaluators.by_products import margins
 
 
 def test_margins_are_differences_of_probabilities() -> None:
