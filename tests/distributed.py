@@ -7,17 +7,28 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 
+def processes() -> ForkServerContext:
+    """Where processes come from: forked from one that has loaded torch once, and has no threads.
+
+    There is one such server for all tests of a process; who asks first decides what it loads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "torchvision", "pretrain.checkpoint"])
+    return context
+
+
 def run_ranks(function: Callable[..., None], world: int, *arguments: object, timeout: float = 240) -> None:
     """Call `function(rank, *arguments)` in `world` processes that form a group; assertions belong inside.
 
     Args:
-        function: importable, because each process is started afresh.
+        function: importable: a process knows nothing of this one's memory.
         world: how many ranks.
         arguments: picklable.
         timeout: seconds.
@@ -27,7 +38,7 @@ def run_ranks(function: Callable[..., None], world: int, *arguments: object, tim
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start = multiprocessing.get_context("spawn").Process
+        start = processes().Process
         ranks = [start(target=_enter, args=(rank, function, world, folder, arguments)) for rank in range(world)]
         for process in ranks:
             process.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from pretrain import checkpoint
 from pretrain.checkpoint import Position, Run
 from pretrain.recipes import QUICKSTART_MOCO_V2
 from pretrain.step import Step
+from tests.distributed import processes
 
 KILLS = 50
 RECIPE = QUICKSTART_MOCO_V2.overridden(("queue_size=32", "keep_last=2", "keep_every=0"))
@@ -48,8 +48,7 @@ def write_for_ever(out: Path, first: int) -> None:
 
 
 def test_fifty_kills_leave_a_whole_checkpoint_each_time(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pretrain.checkpoint"])  # torch is imported once
+    context = processes()
     draw = random.Random(0)
     first, cut_off = 1, 0
     for _ in range(KILLS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ import torch.distributed as dist
 
 from converters.errors import CheckFailed
 from pretrain.watchdog import watching
+from tests.distributed import processes
 
 WORLD = 3
 SILENT = 2.0  # seconds; far above the beat, because the tests' machine is shared
@@ -47,8 +47,7 @@ def rank(number: int, folder: Path, what: str) -> None:
 @contextmanager
 def group(folder: Path, what: str) -> Iterator[list[BaseProcess]]:
     """The processes, all of them ready."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pretrain.watchdog"])  # torch is imported once
+    context = processes()
     ranks = [context.Process(target=rank, args=(number, folder, what)) for number in range(WORLD)]
     for process in ranks:
         process.start()
