@@ -42,7 +42,12 @@ class Job:
     features: Path
     """Folder of the feature cache; made when it is needed, shared by all jobs of a run."""
     fresh: bool = False
-    """Whether features in the cache are computed again."""
+    """Whether features in the cache are computed again, and unfinished work is left aside."""
+
+    @property
+    def unfinished(self) -> Path:
+        """Folder of what a job needs to go on after it was cut off; whoever runs the job removes it at the end."""
+        return self.workdir / "unfinished"
 
 
 @dataclass(frozen=True)
