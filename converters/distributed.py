@@ -154,13 +154,13 @@ def together(action: Callable[[], T]) -> T:
 
     Raises:
         UserError: in every process if any of them met one, so that none waits for a process that left.
-        CheckFailed: likewise.
+        CheckFailed: likewise; elsewhere for an `OSError` too, which its own process raises as it is.
     """
     results: list[T] = []
-    fault: UserError | CheckFailed | None = None
+    fault: UserError | CheckFailed | OSError | None = None
     try:
         results.append(action())
-    except (UserError, CheckFailed) as error:
+    except (UserError, CheckFailed, OSError) as error:
         fault = error
     first = next(((number, met) for number, met in enumerate(gather_values(_told(fault))) if met is not None), None)
     if first is None:
@@ -174,10 +174,12 @@ def together(action: Callable[[], T]) -> T:
     raise UserError(expected=met["expected"], found=elsewhere, where=met["where"] or None, cure=met["cure"] or None)
 
 
-def _told(fault: UserError | CheckFailed | None) -> dict[str, str] | None:
+def _told(fault: UserError | CheckFailed | OSError | None) -> dict[str, str] | None:
     """An error of ours as plain values: the exceptions themselves cannot be pickled."""
     if fault is None:
         return None
+    if isinstance(fault, OSError):
+        return {"found": f"{fault.filename or 'this machine'}: {fault.strerror or fault}"}
     if isinstance(fault, CheckFailed):
         return {"found": str(fault)}
     return {

@@ -24,11 +24,13 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
     Raises:
         UserError: if another process holds it, or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(expected="a folder, or a place for one", found="a file", where=folder) from None
-    with (folder / ".lock").open("a") as file:
+    with faults_of(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened = (folder / ".lock").open("a")
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(expected="a folder, or a place for one", found="a file", where=folder) from None
+    with opened as file:
         # The lock lives as long as any copy of the open file: a forked child that outlives a killed run must have none.
         os.register_at_fork(after_in_child=file.close)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from converters import files
 from evaluators.datasets.labelled import LabelledImages
 
 FILE = "predictions.npz"
@@ -31,10 +31,8 @@ def write_predictions(workdir: Path, data: LabelledImages, predicted: Mapping[st
     It holds `paths` (N, relative to the data set's root), `classes` (C names), `labels` (N) and, for each name of
     `predicted`, an array `predicted_NAME` (N class indices). No pickled object is in it.
     """
-    path = workdir / FILE
-    partial = workdir / f".{FILE}.{os.getpid()}.partial"
     arrays = {f"predicted_{name}": classes for name, classes in predicted.items()}
-    with partial.open("wb") as file:
+    with files.whole(workdir / FILE) as partial, partial.open("wb") as file:
         np.savez(
             file,
             paths=np.array([path.relative_to(data.root).as_posix() for path in data.val.paths]),
@@ -42,5 +40,4 @@ def write_predictions(workdir: Path, data: LabelledImages, predicted: Mapping[st
             labels=data.val.labels,
             **arrays,  # type: ignore[arg-type]  # the stub takes the names for `allow_pickle`
         )
-    partial.replace(path)
-    return path
+    return workdir / FILE

@@ -44,7 +44,7 @@ _MAIN = 0
 
 
 @contextmanager
-def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
+def watching(*, silent: float = SILENT, beat: float = BEAT, program: str = "pretrain") -> Iterator[None]:
     """Watch over the default process group while the context lives. Every process of the group must enter.
 
     Where another process gives no sign for `silent` seconds, this one says so in one line on stderr and ends at once
@@ -55,6 +55,7 @@ def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
     Args:
         silent: seconds; several times `beat`.
         beat: seconds.
+        program: what its line begins with.
 
     Raises:
         CheckFailed: if a process cannot reach process 0, or a collective operation fails because another one is gone.
@@ -62,7 +63,7 @@ def watching(*, silent: float = SILENT, beat: float = BEAT) -> Iterator[None]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         yield
         return
-    watch = _Watch(silent, beat)
+    watch = _Watch(silent, beat, program)
     try:
         yield
     except BaseException as error:
@@ -88,8 +89,8 @@ _abandoned: list[TCPStore | None] = []
 class _Watch:
     """The two threads of one process; made by all processes together."""
 
-    def __init__(self, silent: float, beat: float) -> None:
-        self.silent, self.beat = silent, beat
+    def __init__(self, silent: float, beat: float, program: str) -> None:
+        self.silent, self.beat, self.program = silent, beat, program
         self.rank, size = dist.get_rank(), dist.get_world_size()
         self._server = _serve() if self.rank == _MAIN else None
         places = distributed.gather_values((socket.gethostname(), self._server.port if self._server else 0))
@@ -193,7 +194,7 @@ class _Watch:
                     self._end(self._verdict)
 
     def _end(self, why: str) -> None:
-        os.write(2, f"pretrain: {why}; process {self.rank} ends\n".encode())
+        os.write(2, f"{self.program}: {why}; process {self.rank} ends\n".encode())
         os._exit(1)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from converters import families
+from converters import families, files
 from converters.backbone import Backbone
 from converters.distributed import gather_values, parse_device, process_group, together
 from converters.errors import CheckFailed, UserError
@@ -15,6 +16,7 @@ from converters.lock import exclusive
 from evaluators.datasets.card import card
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.protocol import Protocol
+from pretrain.watchdog import watching
 from reports import store
 from reports.record import BackboneCard, DatasetCard, MetricValue, ProtocolCard, Provenance, ReceiptCard, Record
 from transfer import provenance
@@ -60,23 +62,26 @@ def evaluate_cell(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     commit, dirty = provenance.commit()  # now: the source may change while this runs
-    with process_group(parse_device(device)) as world, contextlib.ExitStack() as held:
+    results = run / "results"
+    with (
+        process_group(parse_device(device)) as world,
+        watching(program="moco-transfer"),
+        contextlib.ExitStack() as held,
+    ):
         backbone = families.read_source(weights)
         head = None if backbone.head is None else backbone.head.fingerprint
         protocol.check_applicable(head, row)
         dataset = card(protocol.settings, data).fingerprint
         id_ = cell_id(backbone.metadata, protocol, dataset, seed, head)
-        path = store.record_path(run / "results", id_)
+        path = store.record_path(results, id_)
         workdir = run / "cells" / id_
-        together(lambda: held.enter_context(exclusive(workdir, "evaluation")) if world.is_main else None)
+        together(lambda: _take(held, workdir, results) if world.is_main else None)
         # The main process decides for all: each might look at another moment.
         if gather_values(path.exists() and not force)[0]:
             return _existing(path, row), path
-        outcome = evaluate(Job(backbone, data, protocol, seed, world.device, workdir, run / "features", fresh=force))
-        if outcome.dataset.fingerprint != dataset:
-            raise CheckFailed(
-                f"{data}: the data set changed during the evaluation, so its number belongs to no data set"
-            )
+        job = Job(backbone, data, protocol, seed, world.device, workdir, run / "features", fresh=force)
+        outcome = evaluate(job)
+        together(lambda: _check_unchanged(protocol, data, dataset, outcome) if world.is_main else None)
         record = Record(
             cell_id=id_,
             protocol=_protocol_card(protocol),
@@ -97,9 +102,27 @@ def evaluate_cell(
                 wall_seconds=round(time.monotonic() - clock, 3),
             ),
         )
-        if world.is_main:
-            store.write_record(record, run / "results", overwrite=force)
+        together(lambda: _finish(record, job, results, overwrite=force) if world.is_main else None)
         return record, path
+
+
+def _take(held: contextlib.ExitStack, workdir: Path, results: Path) -> None:
+    """Hold the cell's folder, and see that its record has a place: now, not after hours."""
+    held.enter_context(exclusive(workdir, "evaluation"))
+    with files.faults_of(results):
+        results.mkdir(parents=True, exist_ok=True)
+
+
+def _check_unchanged(protocol: Protocol, data: Path, fingerprint: str, outcome: Outcome) -> None:
+    if {outcome.dataset.fingerprint, card(protocol.settings, data).fingerprint} != {fingerprint}:
+        raise CheckFailed(f"{data}: the data set changed during the evaluation, so its number belongs to no data set")
+
+
+def _finish(record: Record, job: Job, results: Path, *, overwrite: bool) -> None:
+    """Write the record; only then is what the job needed to go on of no use."""
+    with files.faults_of(results):
+        store.write_record(record, results, overwrite=overwrite)
+    shutil.rmtree(job.unfinished, ignore_errors=True)
 
 
 def _existing(path: Path, row: str) -> Record:
