@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,40 +49,14 @@ class Rules:
     """Builds the framework's own model from the two files, by its own loader; None where no framework computes."""
 
 
-def _in_detectron2(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import detectron2_model
+def _run_by(module: str) -> _Run:
+    """`converters.MODULE.run`, whose framework is loaded only when it is called."""
 
-    return detectron2_model.run(backbone, fragment, weights, picture)
+    def run(backbone: Backbone, fragment: Path, weights: Path, picture: Path, /) -> LiveModel:
+        live: LiveModel = importlib.import_module(f"converters.{module}").run(backbone, fragment, weights, picture)
+        return live
 
-
-def _in_torchvision(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import torchvision_model
-
-    return torchvision_model.run(backbone, fragment, weights, picture)
-
-
-def _in_timm(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import timm_model
-
-    return timm_model.run(backbone, fragment, weights, picture)
-
-
-def _in_mmseg(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import mmseg_model
-
-    return mmseg_model.run(backbone, fragment, weights, picture)
-
-
-def _in_mmdet(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import mmdet_model
-
-    return mmdet_model.run(backbone, fragment, weights, picture)
-
-
-def _in_mmpretrain(backbone: Backbone, fragment: Path, weights: Path, picture: Path) -> LiveModel:
-    from converters import mmpretrain_model
-
-    return mmpretrain_model.run(backbone, fragment, weights, picture)
+    return run
 
 
 def _openmmlab(framework: to_openmmlab.Framework, run: _Run) -> Rules:
@@ -104,7 +79,7 @@ TARGETS: dict[Target, Rules] = {
         read_weights=to_torchvision.read_weights,
         fragment_suffix=".py",
         write_fragment=to_torchvision.write_fragment,
-        run=_in_torchvision,
+        run=_run_by("torchvision_model"),
     ),
     "timm": Rules(
         suffix=to_timm.SUFFIX,
@@ -113,7 +88,7 @@ TARGETS: dict[Target, Rules] = {
         fragment_suffix=".json",
         write_fragment=to_timm.write_fragment,
         needs=("timm",),
-        run=_in_timm,
+        run=_run_by("timm_model"),
     ),
     "detectron2": Rules(
         suffix=to_detectron2.SUFFIX,
@@ -122,9 +97,9 @@ TARGETS: dict[Target, Rules] = {
         fragment_suffix=".yaml",
         write_fragment=to_detectron2.write_fragment,
         needs=("detectron2",),
-        run=_in_detectron2,
+        run=_run_by("detectron2_model"),
     ),
-    "mmseg": _openmmlab("mmseg", _in_mmseg),
-    "mmdet": _openmmlab("mmdet", _in_mmdet),
-    "mmpretrain": _openmmlab("mmpretrain", _in_mmpretrain),
+    "mmseg": _openmmlab("mmseg", _run_by("mmseg_model")),
+    "mmdet": _openmmlab("mmdet", _run_by("mmdet_model")),
+    "mmpretrain": _openmmlab("mmpretrain", _run_by("mmpretrain_model")),
 }
