@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from converters.backbone import Backbone
 from converters.receipt import Receipt
 from converters.settings import Settings
 from evaluators.datasets.card import DatasetCard
-from evaluators.protocol import Protocol
+from evaluators.protocol import Protocol, adjustable
 
 
 class Metric(Settings):
@@ -48,6 +50,24 @@ class Job:
     def unfinished(self) -> Path:
         """Folder of what a job needs to go on after it was cut off; whoever runs the job removes it at the end."""
         return self.workdir / "unfinished"
+
+    def identity(self, data_fingerprint: str) -> str:
+        """A digest of all that decides the number: unfinished work of another identity is not this job's.
+
+        Args:
+            data_fingerprint: of the images.
+        """
+        settings = self.protocol.settings
+        content = {
+            "backbone": self.backbone.fingerprint,
+            "preprocess": self.backbone.preprocess.model_dump(mode="json"),
+            "stride_in_1x1": self.backbone.stride_in_1x1,
+            "protocol": self.protocol.id,
+            "settings": settings.model_dump(mode="json", exclude=set(adjustable(settings))),
+            "data": data_fingerprint,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

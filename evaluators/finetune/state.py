@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,23 @@ from converters import files
 from converters.distributed import gather_values, rank, together
 from evaluators.job import Job
 
-FILE, DONE = "unfinished.pt", "unfinished.json"
+TRAINING, TRIED = "training.pt", "tried.json"
 _INTERVAL = 60.0
 """Seconds between two saved states: passes over a small data set are short, and a ResNet-50 with momentum is 200 MB."""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of a pair of a grid."""
+
+    score: float
+    """Percent, on the images held out; 0 if it diverged."""
+    diverged: str = ""
+    """How, and when."""
+
+
 class Progressed:
-    """What is done of a job's trainings: the held-out accuracy of each pair of a grid; and the training under way.
+    """What is done of a job's trainings: what each pair of a grid reached; and the training under way.
 
     The main process reads and writes for all. What an attempt with other settings, backbone, data or seed left is
     ignored, and replaced.
@@ -33,53 +43,40 @@ class Progressed:
     """
 
     def __init__(self, job: Job, data_fingerprint: str) -> None:
-        self.folder = job.workdir
-        content = {
-            "backbone": job.backbone.fingerprint,
-            "preprocess": job.backbone.preprocess.model_dump(mode="json"),
-            "stride_in_1x1": job.backbone.stride_in_1x1,
-            "protocol": job.protocol.id,
-            "settings": job.protocol.settings.model_dump(mode="json"),
-            "data": data_fingerprint,
-            "seed": job.seed,
-        }
-        self.identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self.folder = job.unfinished
+        self.identity = job.identity(data_fingerprint)
         if rank() == 0 and job.fresh:
-            self.remove()
-        self.accuracies: list[float] = gather_values(self._read() if rank() == 0 else [])[0]
+            for name in (TRAINING, TRIED):
+                (self.folder / name).unlink(missing_ok=True)
+        self.pairs: list[Tried] = gather_values(self._read() if rank() == 0 else [])[0]
 
     def training(self, name: str) -> State:
         """The state of one of the job's trainings."""
-        return State(self.folder / FILE, f"{self.identity} {name}")
+        return State(self.folder / TRAINING, f"{self.identity} {name}")
 
-    def tried(self, accuracy: float) -> None:
-        """Remember what another pair reached.
+    def tried(self, pair: Tried) -> None:
+        """Remember what came of another pair.
 
         Raises:
             CheckFailed: in every process, for a disk that fills.
         """
-        self.accuracies.append(accuracy)
+        self.pairs.append(pair)
         together(self._write)
-
-    def remove(self) -> None:
-        """Forget all of it: the job is done."""
-        if rank() == 0:
-            for name in (FILE, DONE):
-                (self.folder / name).unlink(missing_ok=True)
 
     def _write(self) -> None:
         if rank() == 0:
-            with files.whole(self.folder / DONE) as partial:
-                partial.write_text(json.dumps({"identity": self.identity, "accuracies": self.accuracies}))
+            with files.whole(self.folder / TRIED) as partial:
+                pairs = [astuple(pair) for pair in self.pairs]
+                partial.write_text(json.dumps({"identity": self.identity, "pairs": pairs}))
 
-    def _read(self) -> list[float]:
-        path = self.folder / DONE
+    def _read(self) -> list[Tried]:
+        path = self.folder / TRIED
         if not path.is_file():
             return []
         try:
             saved = json.loads(path.read_text())
-            return [float(value) for value in saved["accuracies"]] if saved["identity"] == self.identity else []
-        except (ValueError, KeyError, TypeError):
+            return [Tried(*pair) for pair in saved["pairs"]] if saved["identity"] == self.identity else []
+        except (OSError, ValueError, KeyError, TypeError):
             return []  # what can be computed again is no loss
 
 

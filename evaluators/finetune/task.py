@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters import distributed, files
+from converters.errors import CheckFailed
 from converters.families.source import RANDOM
 from converters.progress import Progress
 from converters.receipt import Receipt
@@ -23,10 +24,11 @@ from evaluators.by_products import margins
 from evaluators.datasets import classification, train_list
 from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.datasets.labels import hold_out, one_class_an_image
+from evaluators.datasets.metrics import METRICS
 from evaluators.features.extract import view_of
 from evaluators.finetune.model import network
-from evaluators.finetune.state import Progressed
-from evaluators.finetune.train import Epoch, Rates, train
+from evaluators.finetune.state import Progressed, Tried
+from evaluators.finetune.train import Diverged, Epoch, Rates, train
 from evaluators.images import Batches, Images, Transform, random_view, stream
 from evaluators.job import Job, Metric, Outcome
 from evaluators.mistakes import write_mistakes
@@ -39,15 +41,15 @@ _INIT, _ORDER, _AUGMENT, _HOLD_OUT = range(4)
 
 
 def evaluate(job: Job) -> Outcome:
-    """Run a fine-tuning protocol; writes `finetune.csv` (a line an epoch) and `predictions.npz` to the job's folder.
+    """Run a fine-tuning protocol; writes `finetune.csv` (a line an epoch) and the by-products to the job's folder.
 
-    Where pairs of learning rate and weight decay are tried, `finetune_grid.csv` has what each reached. The metrics are
-    `top1`, `top5` and `mean_per_class` behind the last step, in percent over the validation images. An evaluation that
-    was cut off goes on behind the last epoch that was saved.
+    Where pairs of learning rate and weight decay are tried, `finetune_grid.csv` has what each reached; one that
+    diverges counts as 0 %. The metrics are `top1`, `top5` and `mean_per_class` behind the last step, in percent over
+    the validation images. An evaluation that was cut off goes on behind the last epoch that was saved.
 
     Raises:
         UserError: for a data set or list that is not what it should be, or too many processes.
-        CheckFailed: if the receipt does not hold, or the loss is not finite.
+        CheckFailed: if the receipt does not hold, or every pair diverges, or the training with the chosen one does.
     """
     settings = job.protocol.settings
     assert isinstance(settings, FinetuneSettings), settings.task
@@ -56,23 +58,16 @@ def evaluate(job: Job) -> Outcome:
     rates = grid(job, settings)
     done = Progressed(job, data.card.fingerprint)
     tuning = _Tuning(job, settings, data, done)
-    chosen = 0
-    if len(rates) > 1:
-        kept, out = hold_out(data.train, settings.held_out, stream(job.seed, _HOLD_OUT), len(data.classes))
-        kept_split, out_split = data.train.take(kept), data.train.take(out)
-        for number in range(len(done.accuracies), len(rates)):
-            tuned = tuning.run(kept_split, out_split, rates[number], f"pair {number + 1}/{len(rates)}")
-            done.tried(accuracy(tuned.ranked, out_split.labels, 1))
-        chosen = int(np.argmax(done.accuracies))  # among equals the first
-    tuned = tuning.run(data.train, data.val, rates[chosen], "fine-tuning")
-    if distributed.rank() == 0:
-        _write(job, CURVE, [field.name for field in fields(Epoch)], [astuple(line) for line in tuned.curve])
-        if len(rates) > 1:
-            lines = [(each.lr, each.weight_decay, top1) for each, top1 in zip(rates, done.accuracies, strict=True)]
-            _write(job, GRID, ("lr", "weight_decay", "held_out_top1"), lines)
-        write_predictions(job.workdir, data, {"last": tuned.ranked[:, 0]})
-        write_mistakes(job.workdir, data, tuned.ranked[:, 0], tuned.margins)
-    done.remove()
+    best, notes = (rates[0], []) if len(rates) == 1 else _choose(tuning, rates)
+    tuned = tuning.run(data.train, data.val, best, "fine-tuning")
+
+    def write() -> None:
+        if distributed.rank() == 0:
+            _write(job, CURVE, [field.name for field in fields(Epoch)], [astuple(line) for line in tuned.curve])
+            write_predictions(job.workdir, data, {"last": tuned.ranked[:, 0]})
+            write_mistakes(job.workdir, data, tuned.ranked[:, 0], tuned.margins)
+
+    distributed.together(write)
     labels = data.val.labels
     values = {
         "top1": accuracy(tuned.ranked, labels, 1),
@@ -86,7 +81,7 @@ def evaluate(job: Job) -> Outcome:
         ),
         receipt=tuned.receipt,
         dataset=data.card,
-        notes=tuple(_notes(job, settings, data, rates, chosen)),
+        notes=(*notes, *_notes(job, settings, data, rates)),
     )
 
 
@@ -103,6 +98,56 @@ def mean_per_class(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> f
     images = np.bincount(labels)
     right = np.bincount(labels[predicted == labels], minlength=len(images))
     return 100.0 * float((right[images > 0] / images[images > 0]).mean())
+
+
+def held_out(
+    data: LabelledImages, settings: FinetuneSettings, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+    """On what a pair is chosen: the data set's own validation images, else a share of each class.
+
+    Returns:
+        The training images that stay, those held out, both as sorted indices, and the latter in words.
+    """
+    if data.validation is not None and 0 < len(data.validation) < len(data.train):
+        kept = np.setdiff1d(np.arange(len(data.train)), data.validation)
+        return kept, data.validation, f"the data set's own {len(data.validation)} validation images"
+    kept, out = hold_out(data.train, settings.held_out, stream(seed, _HOLD_OUT), len(data.classes))
+    return kept, out, f"{len(out)} of {len(data.train)} training images, held out"
+
+
+def _choose(tuning: _Tuning, rates: Sequence[Rates]) -> tuple[Rates, list[str]]:
+    """The pair that is best on the images held out, among equals the first; and what there is to say of the choice."""
+    job, data, done = tuning.job, tuning.data, tuning.done
+    metric = METRICS.get(data.card.layout, "top1")
+    kept, out, where = held_out(data, tuning.settings, job.seed)
+    kept_split, out_split = data.train.take(kept), data.train.take(out)
+    for number in range(len(done.pairs), len(rates)):
+        try:
+            tuned = tuning.run(kept_split, out_split, rates[number], f"pair {number + 1}/{len(rates)}")
+        except Diverged as error:
+            done.tried(Tried(0.0, str(error)))
+            continue
+        of_class = mean_per_class(tuned.ranked[:, 0], out_split.labels)
+        done.tried(Tried(of_class if metric == "mean_per_class" else accuracy(tuned.ranked, out_split.labels, 1)))
+
+    def write() -> None:
+        if distributed.rank() == 0:
+            lines = [(each.lr, each.weight_decay, *astuple(pair)) for each, pair in zip(rates, done.pairs, strict=True)]
+            _write(job, GRID, ("lr", "weight_decay", f"held_out_{metric}", "diverged"), lines)
+
+    distributed.together(write)
+    sound = [number for number, pair in enumerate(done.pairs) if not pair.diverged]
+    if not sound:
+        raise CheckFailed(
+            f"all {len(rates)} pairs of lr and weight decay diverged, the last: {done.pairs[-1].diverged}"
+        )
+    best = rates[max(sound, key=lambda number: done.pairs[number].score)]
+    notes = [
+        f"lr {best.lr:g} and weight decay {best.weight_decay:g} chosen among {len(rates)} pairs by {metric} on {where}"
+    ]
+    if len(sound) < len(rates):
+        notes.append(f"{len(rates) - len(sound)} of {len(rates)} pairs diverged: {GRID} says which and when")
+    return best, notes
 
 
 @dataclass(frozen=True)
@@ -195,23 +240,19 @@ def _write(job: Job, name: str, head: Sequence[str], lines: Sequence[Sequence[ob
         writer.writerows(lines)
 
 
-def _notes(
-    job: Job, settings: FinetuneSettings, data: LabelledImages, rates: Sequence[Rates], chosen: int
-) -> list[str]:
+def _notes(job: Job, settings: FinetuneSettings, data: LabelledImages, rates: Sequence[Rates]) -> list[str]:
     """What the reader of the numbers must know."""
     notes = []
-    if len(rates) > 1:
-        best = rates[chosen]
-        notes.append(
-            f"lr {best.lr:g} and weight decay {best.weight_decay:g} chosen among {len(rates)} on images held out"
-        )
-    elif settings.lr_random_init is not None and job.backbone.origin.family == RANDOM:
+    if len(rates) == 1 and settings.lr_random_init is not None and job.backbone.origin.family == RANDOM:
         notes.append(f"random weights: lr {rates[0].lr:g}")
     if len(data.train) < settings.batch_size:
         notes.append(f"batch {settings.batch_size} holds all {len(data.train)} training images")
     if distributed.size() > 1:
         over = "the whole batch" if settings.norm_images is None else f"{settings.norm_images} images"
-        notes.append(f"batch normalisation over {over}, as with one process, in {distributed.size()} processes")
+        notes.append(
+            f"batch normalisation over {over} in {distributed.size()} processes: as with one, up to float32 rounding, "
+            "which a choice among pairs can amplify"
+        )
     if settings.precision == "bf16":
         notes.append("trained and tested in bfloat16 autocast")
     return notes

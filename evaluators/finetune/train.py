@@ -48,6 +48,10 @@ class Rates:
     weight_decay: float
 
 
+class Diverged(CheckFailed):
+    """A learning rate that is too large; every process meets it at the same step."""
+
+
 def train(
     module: nn.Module,
     images: Images,
@@ -71,7 +75,8 @@ def train(
 
     Raises:
         UserError: in every process, for an image that one of them cannot decode, or more processes than shares.
-        CheckFailed: in every process, if the loss is not finite, or the disk is full.
+        Diverged: in every process, if the loss, a weight or a running statistic is not finite.
+        CheckFailed: in every process, if the disk is full.
     """
     module.train()
     plan = Plan(settings, len(images))
@@ -101,10 +106,8 @@ def train(
                 inputs, labels = _fetch(local, len(part), settings, like)
                 loss, right = _gradient(module, inputs, labels, whole, settings)
                 if not math.isfinite(loss):
-                    raise CheckFailed(
-                        f"fine-tuning: the loss is {loss} at epoch {epoch + 1}, step {number + 1} with lr "
-                        f"{rates.lr * factor:g} (classifier {rates.lr * settings.head_lr_factor * factor:g}): too "
-                        f"large for batch {settings.batch_size}"
+                    raise _diverged(
+                        f"the loss is {loss} at epoch {epoch + 1}, step {number + 1}", rates.lr * factor, settings
                     )
                 sgd.step()
                 loss_sum, hits = loss_sum + loss * whole, hits + right
@@ -112,10 +115,23 @@ def train(
             # Where BN runs over parts of the batch, the main process alone has seen the statistics that count.
             for buffer in module.buffers():
                 from_main(buffer)
+            if not torch.stack([value.isfinite().all() for value in module.state_dict().values()]).all():
+                raise _diverged(
+                    f"weights or running statistics are not finite at the end of epoch {epoch + 1}",
+                    rates.lr * factor,
+                    settings,
+                )
             done = len(order)
             curve.append(Epoch(epoch + 1, rates.lr * factor, loss_sum / done, 100.0 * hits / done))
             state.save(module, sgd, [asdict(line) for line in curve], last=epoch + 1 == plan.epochs)
     return curve
+
+
+def _diverged(what: str, lr: float, settings: FinetuneSettings) -> Diverged:
+    return Diverged(
+        f"fine-tuning: {what} with lr {lr:g} (classifier {lr * settings.head_lr_factor:g}): too large for batch "
+        f"{settings.batch_size}"
+    )
 
 
 def optimizer(module: nn.Module, settings: FinetuneSettings, rates: Rates) -> torch.optim.SGD:

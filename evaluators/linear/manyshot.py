@@ -23,6 +23,7 @@ from evaluators import by_products
 from evaluators.datasets import classification, voc_labels
 from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.datasets.labels import one_class_an_image
+from evaluators.datasets.metrics import METRICS
 from evaluators.datasets.voc import read_split
 from evaluators.features.compute import Features
 from evaluators.features.extract import extract, view_of
@@ -37,17 +38,6 @@ from evaluators.settings.logistic import ManyshotSettings
 
 CLASSES = "average_precision.csv"
 """For VOC2007: one line a class."""
-METRICS = {
-    "cifar-10": "top1",
-    "cifar-100": "top1",
-    "dtd": "top1",
-    "fgvc-aircraft": "mean_per_class",
-    "flowers-102": "mean_per_class",
-    "food-101": "top1",
-    "oxford-iiit-pet": "mean_per_class",
-    "stanford-cars": "top1",
-}
-"""What ssl-transfer reports, by the layouts that tell which data set it is."""
 _BLOCK = 1 << 14
 
 

@@ -132,10 +132,12 @@ PROTOCOLS: tuple[Protocol, ...] = (
         definition=(
             _DEFINITION + "The source reports top1 on cars, CIFAR, DTD, food and SUN397, and mean_per_class on "
             "aircraft, Caltech-101, flowers and pets. 5000 steps of batch 64, Nesterov, half a cosine; learning rate "
-            "and weight decay are chosen among 4 x 5 pairs on a fifth of the training images held out, stratified by "
-            "class and drawn from the trial seed (the source: unstratified, one fixed draw; or the data set's own "
-            "validation split, where it has one), and the chosen pair is trained anew on all of them: 21 trainings. "
-            "train/ is the source's training and validation images, val/ its test images."
+            "and weight decay are chosen among 4 x 5 pairs on the data set's own validation images, where its layout "
+            "tells them (DTD, aircraft, flowers), else on a fifth of the training images held out, stratified by class "
+            "and drawn from the trial seed (the source: unstratified, one fixed draw); and the chosen pair is trained "
+            "anew on all of them: 21 trainings. They are compared by the metric that the source reports, where the "
+            "layout tells the data set, and by top1 in image folders and file lists; a pair that diverges counts as 0. "
+            "In a folder, train/ is the source's training and validation images, val/ its test images."
         ),
         headline="top1",
         settings=FinetuneSettings(

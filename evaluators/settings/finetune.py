@@ -10,8 +10,8 @@ from evaluators.settings.base import FeatureSettings
 
 
 def _several(value: object) -> object:
-    """A single number stands for a list of one."""
-    return (value,) if isinstance(value, int | float) else value
+    """A single number stands for a list of one; YAML takes 1e-3 for text."""
+    return (value,) if isinstance(value, int | float | str) else value
 
 
 class FinetuneSettings(FeatureSettings):
