@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converters import distributed
 from converters.errors import CheckFailed, UserError
 from evaluators.features.compute import Features
 from evaluators.knn.engines.choose import choices, first_that_works
-from evaluators.knn.search import nearest
+from evaluators.knn.search import OVERFETCH, nearest
 from evaluators.settings.knn import KnnSettings
 
 
@@ -54,12 +55,15 @@ def find_neighbours(
     """
     labels_have_classes(bank.labels, num_classes, "training")
     k = min(max(settings.k), len(bank.values))
+    remarks: list[str] = []
     (similarities, indices), engine = first_that_works(
-        choices(device, settings.search, settings.probes),
-        lambda engine: nearest(bank.values, queries, k, engine=engine, memory=settings.search_memory, label=label),
+        choices(device, settings.search, settings.probes, width=k + OVERFETCH, processes=distributed.size()),
+        lambda engine: nearest(
+            bank.values, queries, k, engine=engine, memory=settings.search_memory, label=label, remarks=remarks
+        ),
     )
     labels = np.where(indices < 0, -1, bank.labels[indices])
-    return Neighbours(similarities, indices, labels, engine)
+    return Neighbours(similarities, indices, labels, "; ".join([engine, *remarks]))
 
 
 def labels_have_classes(labels: NDArray[np.int64], num_classes: int, name: str) -> None:

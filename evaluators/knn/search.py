@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import CheckFailed, UserError
 from converters.progress import Progress
+from evaluators.knn import all_rows, keys
 from evaluators.knn.engines.cpu import FaissCpu, threads
 from evaluators.knn.engines.engine import Engine, EngineFault, Index, slack
 from evaluators.knn.rows import unit
@@ -27,10 +28,6 @@ _CANDIDATE_BYTES = 96
 """What a candidate costs on its way: FAISS's heap, score, index, key, and their copies."""
 _PIECE_BYTES = 512 << 10
 """Candidates' rows that are scored at a time: with their copy in float64 they stay in a core's cache."""
-_NONE = np.uint64(2**64 - 1)
-"""The key of no candidate; it sorts last."""
-_LOW = np.uint64(2**32 - 1)
-_TOP_BIT = np.uint32(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,15 @@ def nearest(
     engine: Engine | None = None,
     memory: int = MEMORY,
     label: str | None = None,
+    remarks: list[str] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k rows of the bank with the largest cosine to each query.
 
     A similarity is the dot product of the float32 unit vectors, computed in float64 and rounded to float32; rows of
     equal similarity rank by the lower bank index. An engine's own float32 scores depend on where a row lies in a block,
     so they only choose candidates: more than k are fetched and scored anew, and the fetch widens until no row left out
-    can belong to the k. That the engine's scores are as near to the true ones as this needs is checked on every
+    can belong to the k. Where that would take very many, as with features that are nearly equal, all rows are compared
+    in float64 instead. That the engine's scores are as near to the true ones as this needs is checked on every
     candidate.
 
     Args:
@@ -81,6 +80,7 @@ def nearest(
         engine: finds the candidates; FAISS on the CPU by default. One that is not exact may miss neighbours.
         memory: bytes that may be used besides the features and the result.
         label: what a progress display says; None for none.
+        remarks: what searched besides the engine is added here, once.
 
     Returns:
         Similarities Q×k in falling order, and bank indices Q×k; -1 and -1 where an engine that is not exact found fewer
@@ -98,7 +98,7 @@ def nearest(
     assert 1 <= k <= len(bank) < 2**32, f"k {k} of {len(bank)} rows"
     engine = engine or FaissCpu()
     budget = Budget.of(memory, bank.shape[1], k, exact=engine.exact)
-    best = np.full((len(queries), k), _NONE, dtype=np.uint64)
+    best = np.full((len(queries), k), keys.NONE, dtype=np.uint64)
     starts = range(0, len(bank), budget.block)
     progress = Progress(label, len(queries) * len(starts), unit="query·block") if label else None
     with progress or nullcontext(), ThreadPoolExecutor(threads()) as pool:
@@ -113,7 +113,9 @@ def nearest(
                     if progress:
                         progress.step(done)
                 del block  # before the next is made: two would be held
-    return _unpack(best)
+        if remarks is not None and search.compared_all:
+            remarks.append(all_rows.NAME)
+    return keys.unpack(best)
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,11 @@ class _Block:
     index: Index
 
 
-@dataclass(frozen=True)
 class _Search:
-    engine: Engine
-    budget: Budget
-    slack: float
-    pool: ThreadPoolExecutor
+    def __init__(self, engine: Engine, budget: Budget, slack: float, pool: ThreadPoolExecutor) -> None:
+        self.engine, self.budget, self.slack, self.pool = engine, budget, slack, pool
+        self.compared_all = False
+        """Whether the engine could not settle some query."""
 
     def block(
         self, start: int, units: NDArray[np.float32], queries: NDArray[np.float32], best: NDArray[np.uint64]
@@ -139,11 +140,9 @@ class _Search:
         """Merge the bank's rows from `start` on into the best keys Q×k; yields numbers of queries done."""
         block = _Block(start, units, self.engine.index(units, self.budget.workspace))
         pending = np.arange(len(queries))
-        width = best.shape[1] + OVERFETCH
-        while len(pending):
-            width = min(width, len(units))
-            if self.engine.widest is not None and width > self.engine.widest:
-                block = replace(block, index=FaissCpu().index(units, self.budget.workspace))
+        k = best.shape[1]
+        width, widest = k + OVERFETCH, self.engine.widest or 4 * k + 1000
+        while len(pending) and (width := min(width, len(units))) <= widest:
             unsettled = []
             step = max(1, self.budget.candidates // width)
             for i in range(0, len(pending), step):
@@ -153,7 +152,19 @@ class _Search:
                 unsettled.append(rows[~settled])
                 yield int(settled.sum())
             pending = np.concatenate(unsettled)
-            width *= 2
+            width *= 4
+        if len(pending):
+            self.compared_all = True
+            del block  # and the copy that the engine made
+            yield from all_rows.merge(
+                start,
+                units,
+                queries,
+                pending,
+                best,
+                candidates=self.budget.candidates,
+                workspace=self.budget.workspace,
+            )
 
     def _merged(
         self, block: _Block, queries: NDArray[np.float32], before: NDArray[np.uint64], width: int
@@ -166,16 +177,16 @@ class _Search:
         bounds = fetched.astype(np.float64) + self.slack
         if self.engine.exact:
             # No more than this can a row score with us; below the k that other blocks gave, it is not wanted.
-            wanted &= bounds >= _last_similarity(before)[:, None]
+            wanted &= bounds >= keys.last_similarity(before)[:, None]
         scores = _score(block.units, queries, candidates, wanted.sum(axis=1), self.pool)
         if self.engine.exact and not (np.abs(scores - fetched)[wanted] <= self.slack).all():
             raise EngineFault(f"{self.engine.name} computed a wrong similarity")
-        keys = np.where(wanted, _keys(scores, candidates + block.start), _NONE)
-        merged = np.sort(np.concatenate([before, keys], axis=1), axis=1)[:, : before.shape[1]]
+        found = np.where(wanted, keys.pack(scores, candidates + block.start), keys.NONE)
+        merged = np.sort(np.concatenate([before, found], axis=1), axis=1)[:, : before.shape[1]]
         if width == len(block.units) or not self.engine.exact:
             return merged, np.ones(len(queries), dtype=np.bool_)
         # A row that was not fetched scores at most what the last one did.
-        return merged, _last_similarity(merged) > bounds[:, -1]
+        return merged, keys.last_similarity(merged) > bounds[:, -1]
 
 
 def _score(
@@ -206,28 +217,3 @@ def _score(
     for future in [pool.submit(some, i, min(i + step, len(queries))) for i in range(0, len(queries), step)]:
         future.result()
     return scores
-
-
-def _keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One number a candidate: the smaller, the larger its similarity, and where that is equal, the lower its index."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0 becomes 0
-    # Floats as unsigned integers that rise with them.
-    rising = np.where(bits & _TOP_BIT, ~bits, bits | _TOP_BIT)
-    return (~rising).astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
-
-
-def _similarities(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
-    rising = ~(keys >> np.uint64(32)).astype(np.uint32)
-    return np.where(rising & _TOP_BIT, rising ^ _TOP_BIT, ~rising).astype(np.uint32).view(np.float32)
-
-
-def _last_similarity(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Q×k -> Q: the k-th similarity, -inf where there are fewer."""
-    last = keys[:, -1]
-    return np.where(last == _NONE, -np.inf, _similarities(last).astype(np.float64))
-
-
-def _unpack(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    none = keys == _NONE
-    similarities = np.where(none, np.float32(-1), _similarities(keys)).astype(np.float32)
-    return similarities, np.where(none, -1, (keys & _LOW).astype(np.int64))

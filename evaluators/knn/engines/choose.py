@@ -27,17 +27,27 @@ class Choice:
     """Why it cannot be used, found before it is."""
 
 
-def choices(device: torch.device, search: Literal["exact", "fp16", "ivf"], probes: int) -> Iterator[Choice]:
+def choices(
+    device: torch.device, search: Literal["exact", "fp16", "ivf"], probes: int, *, width: int, processes: int
+) -> Iterator[Choice]:
     """In the order of preference. The last is FAISS on the CPU, which works everywhere.
 
     Args:
-        device: a GPU without a number stands for all of them.
+        device: of this process. The first GPU, which a process has where nothing else was said, stands for all that it
+            sees; but among several processes each has its own.
         search: as in `evaluators.settings.knn.KnnSettings`; an inverted file is searched on the CPU alone.
         probes: likewise.
+        width: neighbours fetched at first.
+        processes: how many search side by side.
     """
     if device.type == "cuda" and search != "ivf":
-        gpus = () if device.index is None else (device.index,)
-        yield Choice(FaissGpu(gpus, half=search == "fp16"), lambda: gpu_probe.fault(gpus))
+        number = device.index or 0
+        gpus = () if processes == 1 and number == 0 else (number,)
+        faiss = FaissGpu(gpus, half=search == "fp16")
+        too_wide = (
+            f"it finds {faiss.widest} neighbours at most, and {width} are wanted" if width > faiss.widest else None
+        )
+        yield Choice(faiss, lambda: too_wide or gpu_probe.fault(gpus))
         yield Choice(Matmul(device, half=search == "fp16"))
     yield Choice(FaissCpu(search, probes))
 

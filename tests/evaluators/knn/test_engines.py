@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -98,14 +99,32 @@ def test_without_a_gpu_the_real_probe_says_so() -> None:
     assert "FAISS sees no GPU" in reason or "built without GPUs" in reason
 
 
-def test_the_order_of_preference() -> None:
-    def names(device: str, search: str) -> list[str]:
-        return [type(choice.engine).__name__ for choice in choices(torch.device(device), search, 8)]  # type: ignore[arg-type]
+def preferred(
+    device: str, search: Literal["exact", "fp16", "ivf"] = "exact", width: int = 52, processes: int = 1
+) -> list[Choice]:
+    return list(choices(torch.device(device), search, 8, width=width, processes=processes))
 
-    assert names("cpu", "exact") == names("cpu", "fp16") == names("cuda", "ivf") == ["FaissCpu"]
-    assert names("cuda", "exact") == names("cuda:1", "fp16") == ["FaissGpu", "Matmul", "FaissCpu"]
-    every, one = (next(choices(torch.device(name), "exact", 8)).engine for name in ("cuda", "cuda:1"))
-    assert (every, one) == (FaissGpu(()), FaissGpu((1,)))
+
+def test_the_order_of_preference() -> None:
+    def names(among: list[Choice]) -> list[str]:
+        return [type(choice.engine).__name__ for choice in among]
+
+    assert names(preferred("cpu")) == names(preferred("cpu", "fp16")) == names(preferred("cuda", "ivf")) == ["FaissCpu"]
+    assert names(preferred("cuda")) == names(preferred("cuda:1", "fp16")) == ["FaissGpu", "Matmul", "FaissCpu"]
+    assert preferred("cuda:0", width=1025)[0].fault() == "it finds 1024 neighbours at most, and 1025 are wanted"
+
+
+def test_one_process_searches_on_all_gpus_and_several_each_on_its_own() -> None:
+    """A process group numbers every device: a process alone has the first one."""
+
+    def gpus(device: torch.device, processes: int) -> tuple[int, ...]:
+        engine = preferred(str(device), processes=processes)[0].engine
+        assert isinstance(engine, FaissGpu)
+        return engine.gpus
+
+    assert gpus(torch.device("cuda"), 1) == gpus(torch.device("cuda", 0), 1) == ()
+    assert gpus(torch.device("cuda", 1), 1) == (1,)  # the user's own choice
+    assert [gpus(torch.device("cuda", rank), 2) for rank in range(2)] == [(0,), (1,)]
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,7 @@ def test_an_engine_whose_probe_fails_is_not_tried() -> None:
         first_that_works(iter([Choice(Bad("NaN"), lambda: "it crashed")]), lambda engine: engine.name)
 
 
-def test_wider_than_an_engine_can_is_done_on_the_cpu() -> None:
+def test_wider_than_an_engine_can_is_done_on_the_cpu_and_told() -> None:
     """400 equal rows, and an engine that finds 64 at most."""
 
     @dataclass(frozen=True)
@@ -186,8 +205,12 @@ def test_wider_than_an_engine_can_is_done_on_the_cpu() -> None:
 
     bank = BANK[:1000].copy()
     bank[300:700] = bank[300]
-    _, rows = nearest(bank, bank[300:301], 5, engine=Narrow(CPU))
+    remarks: list[str] = []
+    _, rows = nearest(bank, bank[300:301], 5, engine=Narrow(CPU), remarks=remarks)
     assert rows.tolist() == [[300, 301, 302, 303, 304]]
+    assert remarks == ["float64 products by numpy on the CPU where neighbours are nearly equal"]
+    nearest(bank, QUERIES, 5, engine=Narrow(CPU), remarks=remarks)
+    assert len(remarks) == 1
 
 
 def test_torchs_precision_is_as_it_was() -> None:

@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from converters.errors import CheckFailed, UserError
 from evaluators.features.compute import Features
+from evaluators.knn import all_rows, keys
 from evaluators.knn.engines.cpu import FaissCpu
 from evaluators.knn.engines.engine import Engine
 from evaluators.knn.engines.matmul import Matmul
@@ -154,6 +155,62 @@ def test_a_tie_at_the_boundary_goes_to_the_lower_index(engine: str) -> None:
     similarities, neighbours = nearest(values, queries, 5, engine=ENGINES[engine])
     assert neighbours.tolist() == [same[:5].tolist()] * 2
     assert (similarities == similarities[:, :1]).all()
+
+
+def collapsed(kind: str, rng: np.random.Generator, rows: int, dim: int) -> NDArray[np.float32]:
+    """What a broken backbone gives."""
+    row = np.abs(rng.normal(size=dim))
+    if kind == "noise":
+        values = row + 1e-5 * rng.normal(size=(rows, dim))
+    elif kind == "signed":
+        values = rng.normal(size=dim) + 1e-5 * rng.normal(size=(rows, dim))
+    elif kind == "duplicates":
+        values = np.abs(rng.normal(size=(3, dim)))[rng.integers(0, 3, rows)]
+    elif kind == "dead":  # units that are almost always 0: most cosines are 0
+        values = rng.random((rows, dim)) < 0.01
+    else:
+        values = np.broadcast_to(row if kind == "equal" else np.zeros(dim), (rows, dim))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["equal", "noise", "signed", "duplicates", "dead", "zero"])
+@pytest.mark.parametrize("block", [700, 5000])
+def test_collapsed_features_are_ranked_by_the_declared_rule(kind: str, block: int) -> None:
+    """More rows that float32 cannot tell apart than are ever fetched."""
+    rng = np.random.default_rng(0)
+    values = collapsed(kind, rng, 3006, 64)
+    bank, queries = values[:3000], values[3000:]
+    remarks: list[str] = []
+    patch = small_blocks(block, chunk=4, candidates=20_000)
+    try:
+        similarities, neighbours = nearest(bank, queries, 20, remarks=remarks)
+    finally:
+        patch.undo()
+    units = unit(bank).astype(np.float64)
+    scores = np.array([np.vecdot(units, query) for query in unit(queries).astype(np.float64)]).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    assert neighbours.tolist() == order.tolist()
+    assert similarities.tolist() == np.take_along_axis(scores, order, axis=1).tolist()
+    assert len(remarks) == (block == 5000)  # a block may be fetched whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), first=st.integers(0, 11), side=st.integers(1, 5))
+def test_all_rows_at_once_are_ranked_alike(
+    problem: tuple[Features, NDArray[np.float32], int], first: int, side: int
+) -> None:
+    """The bank up to `first` is searched before, the rest is merged, so many rows at a time."""
+    bank, queries, _ = problem
+    k = min(5, len(bank.values))
+    units, asked = unit(bank.values), unit(queries)
+    best = np.full((len(queries), k), keys.NONE, dtype=np.uint64)
+    wanted = np.arange(len(queries))
+    for start, end in ((0, first), (first, len(units))):
+        done = all_rows.merge(start, units[start:end], asked, wanted, best, candidates=2 * side**2, workspace=1 << 20)
+        assert sum(done) == len(queries)
+    similarities, neighbours = nearest(bank.values, queries, k)
+    assert keys.unpack(best)[1].tolist() == neighbours.tolist()
+    assert keys.unpack(best)[0].tobytes() == similarities.tobytes()
 
 
 def test_near_ties_are_ordered_by_the_exact_cosine() -> None:
