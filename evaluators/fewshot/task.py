@@ -5,11 +5,14 @@ The reference is linusericsson/ssl-transfer@416913f few_shot.py.
 
 from __future__ import annotations
 
+import csv
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters import files
+from converters.distributed import rank, together
 from converters.errors import UserError
 from evaluators.datasets import classification
 from evaluators.datasets.labels import one_class_an_image
@@ -20,9 +23,11 @@ from evaluators.images import stream
 from evaluators.job import Job, Metric, Outcome
 from evaluators.settings.fewshot import FewshotSettings
 
+EPISODES = "episodes.csv"
+
 
 def evaluate(job: Job) -> Outcome:
-    """Run a few-shot protocol.
+    """Run a few-shot protocol; writes `episodes.csv` (the accuracy of each) to the job's folder.
 
     The metrics are `top1_Kshot`, the mean over episodes in percent, and `ci95_Kshot`, half its 95 % interval; n counts
     the queries of all episodes.
@@ -46,6 +51,7 @@ def evaluate(job: Job) -> Outcome:
     features = np.concatenate([train.values, val.values])
 
     metrics, notes = [], []
+    lines: list[tuple[int, int, str]] = []
     for k in settings.shots:
         if k not in possible:
             notes.append(f"no {k}-shot: {len(members[k])} classes have {k + settings.queries} images")
@@ -58,12 +64,23 @@ def evaluate(job: Job) -> Outcome:
                 members[k], way=settings.way, shots=k, queries=settings.queries, seed=stream(job.seed, k, episode)
             )
             accuracies.append(100.0 * accuracy(features, support, queries))
+        lines += [(k, episode + 1, f"{each:.4f}") for episode, each in enumerate(accuracies)]
         half = 1.96 * float(np.std(accuracies)) / math.sqrt(settings.episodes)
         n = settings.episodes * settings.way * settings.queries
         metrics.append(
             Metric(name=f"top1_{k}shot", value=float(np.mean(accuracies)), unit="%", higher_is_better=True, n=n)
         )
         metrics.append(Metric(name=f"ci95_{k}shot", value=half, unit="%", higher_is_better=False, n=n))
+
+    def write() -> None:
+        if rank() == 0:
+            path = job.workdir / EPISODES
+            with files.whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(("shots", "episode", "accuracy"))
+                writer.writerows(lines)
+
+    together(write)
     return Outcome(metrics=tuple(metrics), receipt=receipt, dataset=data.card, notes=tuple(notes))
 
 

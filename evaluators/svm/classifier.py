@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ Labels = NDArray[np.int64]
 """N labels of one class: 1 present, -1 absent, 0 ignored."""
 
 
+WORST_IMAGES = 10
+"""How many absent and how many present images of a class are remembered."""
+
+
 @dataclass(frozen=True)
 class Tested:
     """What came of one class and one layer."""
@@ -38,6 +43,19 @@ class Tested:
     fits: int
     stopped: int
     """How many fits ended at the most iterations, before they had converged."""
+    absent: list[tuple[int, float]]
+    """Index and score of the test images without the class that have the highest scores, the highest first."""
+    present: list[tuple[int, float]]
+    """The same for those with the class that have the lowest, the lowest first."""
+
+
+class EveryCost(NamedTuple):
+    """What came of few images of one class, on one layer."""
+
+    aps: list[float]
+    """Test average precision at each cost, 0 to 1."""
+    stopped: int
+    """Fits that had not converged."""
 
 
 def unit_rows(values: NDArray[np.float32]) -> Rows:
@@ -87,7 +105,9 @@ def choose_and_test(
         best = int(np.argmax(means))
         cost, validation = settings.costs[best], means[best]
     machine, converged = fit(x, y, cost=cost, settings=settings, seed=seed)
-    return Tested(cost, validation, score(machine, test, test_labels), fits + 1, stopped + (not converged))
+    scores = machine.decision_function(test)
+    ap = _average_precision(test_labels, scores)
+    return Tested(cost, validation, ap, fits + 1, stopped + (not converged), *worst(test_labels, scores))
 
 
 def try_every_cost(
@@ -99,8 +119,8 @@ def try_every_cost(
     *,
     settings: SvmSettings,
     seed: int,
-) -> tuple[list[float], int]:
-    """For each cost the test average precision of the SVM on few images; and how many fits did not converge.
+) -> EveryCost:
+    """For each cost the test average precision of the SVM on few images.
 
     Args:
         train: N×D.
@@ -115,15 +135,28 @@ def try_every_cost(
     aps, stopped = [], 0
     for cost in settings.costs:
         machine, converged = fit(x, y, cost=cost, settings=settings, seed=seed)
-        aps.append(score(machine, test, test_labels))
+        aps.append(_average_precision(test_labels, machine.decision_function(test)))
         stopped += not converged
-    return aps, stopped
+    return EveryCost(aps, stopped)
 
 
-def score(machine: LinearSVC, test: Rows, labels: Labels) -> float:
-    """Average precision on the test images that are not ignored, 0 to 1."""
+def worst(labels: Labels, scores: NDArray[np.float64]) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """The absent images with the highest scores and the present ones with the lowest: index and score, worst first.
+
+    Args:
+        labels: M; ignored images are left out.
+        scores: M.
+    """
+    order = np.argsort(scores, kind="stable")
+    absent, present = order[labels[order] < 0][::-1], order[labels[order] > 0]
+    highest, lowest = ([(int(i), float(scores[i])) for i in each[:WORST_IMAGES]] for each in (absent, present))
+    return highest, lowest
+
+
+def _average_precision(labels: Labels, scores: NDArray[np.float64]) -> float:
+    """On the images that are not ignored, 0 to 1."""
     judged = labels != 0
-    return average_precision(labels[judged], machine.decision_function(test)[judged])
+    return average_precision(labels[judged], scores[judged])
 
 
 def fit(x: Rows, y: NDArray[np.int64], *, cost: float, settings: SvmSettings, seed: int) -> tuple[LinearSVC, bool]:

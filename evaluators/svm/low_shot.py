@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.errors import UserError
-from evaluators.svm.classifier import Rows, try_every_cost
+from evaluators.svm.classifier import EveryCost, Rows, try_every_cost
+from evaluators.svm.kept import Kept
 from evaluators.svm.problem import Problem
 from evaluators.svm.workers import shared
 
@@ -102,8 +103,8 @@ class LowShot:
         return float(self.aps[k].mean(axis=0).max())
 
 
-def few_images(problem: Problem, draws: Draws, train: Rows, test: Rows) -> LowShot:
-    """The low-shot classifiers on one layer: N×D and M×D features of length 1."""
+def few_images(problem: Problem, draws: Draws, train: Rows, test: Rows, kept: Kept[EveryCost]) -> LowShot:
+    """The low-shot classifiers on one layer: N×D and M×D features of length 1; `kept` is of this layer."""
     if not draws:
         return LowShot({}, 0, 0)
     settings = problem.settings
@@ -119,14 +120,14 @@ def few_images(problem: Problem, draws: Draws, train: Rows, test: Rows) -> LowSh
             "seed": problem.fit_seed(c, k, sample),
         }
         tasks.append((try_every_cost, arguments))
-    found = dict(zip(draws, shared(tasks, values=test.size, label="svm low-shot"), strict=True))
+    found = dict(zip(draws, shared(tasks, values=test.size, label="svm low-shot", kept=kept), strict=True))
     aps = {
         k: np.array(
             [
-                np.mean([found[key][0] for key in draws if key[:2] == (k, sample)], axis=0)
+                np.mean([found[key].aps for key in draws if key[:2] == (k, sample)], axis=0)
                 for sample in range(settings.low_shot_samples)
             ]
         )
         for k in settings.low_shot_k
     }
-    return LowShot(aps, len(draws) * len(settings.costs), sum(stopped for _, stopped in found.values()))
+    return LowShot(aps, len(draws) * len(settings.costs), sum(each.stopped for each in found.values()))

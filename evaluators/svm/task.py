@@ -18,19 +18,22 @@ from evaluators.features.frozen import freeze
 from evaluators.features.layers import Layer
 from evaluators.job import Job, Metric, Outcome
 from evaluators.settings.svm import SvmSettings
-from evaluators.svm.classifier import Rows, Tested, choose_and_test, unit_rows
+from evaluators.svm.classifier import EveryCost, Rows, Tested, choose_and_test, unit_rows
+from evaluators.svm.kept import Kept
 from evaluators.svm.low_shot import Draws, LowShot, draw_all, few_images
 from evaluators.svm.problem import Problem
 from evaluators.svm.workers import shared
 
-CLASSES, LOW_SHOT = "svm.csv", "svm_low_shot.csv"
+CLASSES, LOW_SHOT, MOST_WRONG = "svm.csv", "svm_low_shot.csv", "svm_most_wrong.csv"
 
 
 def evaluate(job: Job) -> Outcome:
     """Run an SVM protocol; writes `svm.csv` (a line a layer and class) and `svm_low_shot.csv` to the job's folder.
 
-    The metrics are `mAP` of the best layer, `mAP_STAGE` of each, and `mAP_kK` for each low-shot K, in percent over the
-    test images.
+    `svm_most_wrong.csv` has, of the best layer and each class, the 10 test images without it that have the highest
+    scores and the 10 with it that have the lowest. The metrics are `mAP` of the best layer, `mAP_STAGE` of each, and
+    `mAP_kK` for each low-shot K, in percent over the test images. An evaluation that was cut off goes on behind the
+    classes, and the low-shot draws, that were done.
 
     Raises:
         UserError: for a damaged data set, or too few images of a class for a low-shot K.
@@ -46,18 +49,35 @@ def evaluate(job: Job) -> Outcome:
     receipt = frozen.still_frozen()
 
     tested = {
-        layer: all_classes(problem, unit_rows(train[at].values), unit_rows(test[at].values), label=f"svm {layer.stage}")
+        layer: all_classes(
+            problem,
+            unit_rows(train[at].values),
+            unit_rows(test[at].values),
+            Kept(job, data.card.fingerprint, f"svm-{layer.stage}", Tested),
+            label=f"svm {layer.stage}",
+        )
         for at, layer in enumerate(settings.layers)
     }
     means = {layer: float(np.mean([each.ap for each in found])) for layer, found in tested.items()}
     best = max(means, key=lambda layer: means[layer])  # among equals the earlier one
     at = settings.layers.index(best)
-    low = few_images(problem, draws, unit_rows(train[at].values), unit_rows(test[at].values))
+    low = few_images(
+        problem,
+        draws,
+        unit_rows(train[at].values),
+        unit_rows(test[at].values),
+        Kept(job, data.card.fingerprint, f"svm-low-shot-{best.stage}", EveryCost),
+    )
 
-    if distributed.rank() == 0:
-        head = ("layer", "class", "C", "validation_ap", "ap")
-        _write(job.workdir / CLASSES, head, _class_lines(problem, tested))
-        _write(job.workdir / LOW_SHOT, ("k", "sample", "C", "mAP"), _low_lines(problem, low))
+    def write() -> None:
+        if distributed.rank() == 0:
+            head = ("layer", "class", "C", "validation_ap", "ap")
+            _write(job.workdir / CLASSES, head, _class_lines(problem, tested))
+            _write(job.workdir / LOW_SHOT, ("k", "sample", "C", "mAP"), _low_lines(problem, low))
+            wrong = _wrong_lines(problem, tested[best])
+            _write(job.workdir / MOST_WRONG, ("class", "label", "image", "score"), wrong)
+
+    distributed.together(write)
     values = {"mAP": means[best], **{f"mAP_{layer.stage}": value for layer, value in means.items()}}
     values |= {f"mAP_k{k}": low.best(k) for k in settings.low_shot_k}
     metrics = tuple(
@@ -68,8 +88,8 @@ def evaluate(job: Job) -> Outcome:
     return Outcome(metrics=metrics, receipt=receipt, dataset=data.card, notes=notes)
 
 
-def all_classes(problem: Problem, train: Rows, test: Rows, *, label: str) -> list[Tested]:
-    """What came of each class on one layer: N×D and M×D features of length 1."""
+def all_classes(problem: Problem, train: Rows, test: Rows, kept: Kept[Tested], *, label: str) -> list[Tested]:
+    """What came of each class on one layer: N×D and M×D features of length 1; `kept` is of this layer."""
     tasks = []
     for c in problem.classes:
         arguments = {
@@ -81,7 +101,7 @@ def all_classes(problem: Problem, train: Rows, test: Rows, *, label: str) -> lis
             "seed": problem.fit_seed(c),
         }
         tasks.append((choose_and_test, arguments))
-    return shared(tasks, values=train.size, label=label)
+    return shared(tasks, values=train.size, label=label, kept=kept)
 
 
 def _write(path: Path, head: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
@@ -102,6 +122,16 @@ def _class_lines(problem: Problem, tested: dict[Layer, list[Tested]]) -> list[tu
         )
         for layer, found in tested.items()
         for c, each in zip(problem.classes, found, strict=True)
+    ]
+
+
+def _wrong_lines(problem: Problem, tested: list[Tested]) -> list[tuple[object, ...]]:
+    data = problem.data
+    return [
+        (data.classes[c], label, data.val.paths[index].relative_to(data.root).as_posix(), f"{score:.6f}")
+        for c, each in zip(problem.classes, tested, strict=True)
+        for label, images in (("absent", each.absent), ("present", each.present))
+        for index, score in images
     ]
 
 

@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 
 from converters import distributed
 from converters.progress import Progress
+from evaluators.svm.kept import Kept
 
 _ALONE = 4_000_000
 """Below this many feature values a fit is over before a worker process has started."""
@@ -20,31 +21,46 @@ _COPIES = 32
 T = TypeVar("T")
 
 
-def shared(tasks: Sequence[tuple[Callable[..., T], dict[str, object]]], *, values: int, label: str) -> list[T]:
+def shared(
+    tasks: Sequence[tuple[Callable[..., T], dict[str, object]]],
+    *,
+    values: int,
+    label: str,
+    kept: Kept[T] | None = None,
+) -> list[T]:
     """The results of all tasks in their order, computed by all processes of the group and by workers of each.
 
     Args:
         tasks: a function that workers can import, and its arguments.
         values: feature values of a task's matrix, which decide how many workers the memory holds.
         label: of the progress display.
+        kept: where each result is kept as it comes; what is there already is not computed again.
+
+    Raises:
+        UserError, CheckFailed: in every process, where one of them cannot write.
     """
     rank, size = distributed.rank(), distributed.size()
-    mine = tasks[rank::size]
+    done = {} if kept is None else kept.load()
+    mine = [index for index in range(len(tasks)) if index not in done][rank::size]
 
-    def compute() -> list[T]:
-        results: list[T] = []
+    def compute() -> dict[int, T]:
+        results: dict[int, T] = {}
         if not mine:
             return results
         with Progress(label, len(mine), unit="fit", stream=None if rank == 0 else StringIO()) as progress:
             # Processes, not threads: liblinear has one generator of random numbers for all threads of a process.
             parallel = Parallel(n_jobs=_workers(len(mine), values, size), return_as="generator")
-            for result in parallel(delayed(function)(**arguments) for function, arguments in mine):
-                results.append(result)
+            found = parallel(delayed(tasks[index][0])(**tasks[index][1]) for index in mine)
+            for index, result in zip(mine, found, strict=True):
+                results[index] = result
+                if kept is not None:
+                    kept.add(index, result)
                 progress.step()
         return results
 
-    everywhere = distributed.gather_values(distributed.together(compute))
-    return [everywhere[index % size][index // size] for index in range(len(tasks))]
+    for found in distributed.gather_values(distributed.together(compute)):
+        done |= found
+    return [done[index] for index in range(len(tasks))]
 
 
 def _workers(tasks: int, values: int, processes: int) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -108,6 +109,10 @@ def test_evaluate(backbone: Backbone, data: Path, tmp_path: Path) -> None:
         members = [np.flatnonzero(labels == c) for c in range(3)]
         support, queries = draw(members, way=3, shots=5, queries=4, seed=stream(0, 5, episode))
         accuracies.append(100 * fewshot_naive.accuracy(values[support].tolist(), values[queries].tolist()))
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["shots"], line["episode"]) for line in lines] == [("5", str(number)) for number in range(1, 21)]
+    assert [float(line["accuracy"]) for line in lines] == pytest.approx(accuracies, abs=1e-3)
     assert 40.0 < found["top1_5shot"].value < 100.0
     assert found["top1_5shot"].value == pytest.approx(np.mean(accuracies))
     assert found["ci95_5shot"].value == pytest.approx(1.96 * np.std(accuracies) / math.sqrt(20))

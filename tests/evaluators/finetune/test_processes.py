@@ -17,6 +17,7 @@ from evaluators.finetune.train import Rates, train
 from evaluators.images import Images, random_view
 from evaluators.job import evaluate
 from evaluators.settings.finetune import FinetuneSettings
+from evaluators.svm.kept import Kept
 from evaluators.svm.workers import shared
 from tests import image_folders
 from tests.distributed import run_ranks
@@ -60,6 +61,10 @@ def double(value: int) -> int:
     return 2 * value
 
 
+def refuse() -> int:
+    raise AssertionError("it was done before")
+
+
 def rank_tests(rank: int, folder: Path, expected: Path) -> None:
     root, workdir = folder / "data", folder / f"rank{rank}"
     workdir.mkdir()
@@ -87,7 +92,11 @@ def rank_tests(rank: int, folder: Path, expected: Path) -> None:
         tune(root, workdir, ONE_GROUP)
 
     tasks = [(double, {"value": number}) for number in range(5)]
-    assert shared(tasks, values=1, label="tasks") == [0, 2, 4, 6, 8]
+    kept = Kept(job(random_backbone("resnet18", 0), root, shared_folder), "data", "tasks", int)
+    assert shared(tasks, values=1, label="tasks", kept=kept) == [0, 2, 4, 6, 8]
+    # Both processes' results are kept, and none is computed again.
+    again = Kept(job(random_backbone("resnet18", 0), root, shared_folder), "data", "tasks", int)
+    assert shared([(refuse, {})] * 5, values=1, label="tasks", kept=again) == [0, 2, 4, 6, 8]
 
 
 def test_processes_share_a_batch_and_its_statistics(tmp_path: Path) -> None:
