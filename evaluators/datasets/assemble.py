@@ -51,8 +51,8 @@ def assemble(
         validation: indices of the images of `train` that the data set sets apart for choosing settings.
 
     Raises:
-        UserError: if a split is empty, a label is no class, an image is listed twice in its split or absent, a class
-            has no training image, or there are fewer than two classes.
+        UserError: if a split is empty, a label is no class, an image is listed twice or absent, a class has no training
+            image, or there are fewer than two classes.
     """
     if len(classes) < 2:
         raise UserError(expected="at least two classes", found=str(len(classes)), where=train.where)
@@ -69,6 +69,13 @@ def assemble(
             expected="an image of every class to train on",
             found=f"none of {', '.join(without[:3])}" + (f" and {len(without) - 3} others" if len(without) > 3 else ""),
             where=train.where,
+        )
+    if train.reader is None and val.reader is None and (both := set(train.paths).intersection(val.paths)):
+        raise UserError(
+            expected=f"images that are not in {train.where.name} too",
+            found=f"{len(both):,} that are, as {min(both).relative_to(root)}",
+            where=val.where,
+            cure="take them out of one of the two: numbers are reported on images that were never trained on",
         )
     files = [path for listed in (train, val) if listed.reader is None for path in listed.paths]
     try:
@@ -138,8 +145,14 @@ def lines_of(path: Path) -> list[str]:
     Raises:
         UserError: if it is absent, no text, or empty.
     """
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """As `lines_of`, each line with its number in the file, from 1."""
     try:
-        lines = [stripped for line in path.read_text(encoding="utf-8").splitlines() if (stripped := line.strip())]
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        lines = [(number, stripped) for number, line in enumerate(text.splitlines(), 1) if (stripped := line.strip())]
     except UnicodeDecodeError:
         raise UserError(expected="a text file in UTF-8", found="other bytes", where=path) from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """A data set for classification, in whichever of the known layouts it lies; nothing is ever downloaded.
 
+- lists of files: `train.txt` and `val.txt` (or `test.txt`), whatever lies beside them; see `file_list`
 - an image folder: `train/CLASS/…` and `val/CLASS/…` (or `test/`)
-- lists of files: `train.txt` and `val.txt` (or `test.txt`); see `evaluators.datasets.file_list`
 - torchvision's data sets as they lie after its own download: see `annotated` and `packed`. What numbers are reported on
   is their test split; everything else that has labels is trained on, as in ssl-transfer's final evaluations.
 """
@@ -29,6 +29,8 @@ def read(root: Path) -> LabelledImages:
         UserError: if there is no such data set, half of one, or several; see the layouts' own modules.
     """
     if root.is_dir():
+        if file_list.recognised(root):
+            return file_list.read(root)
         found = {name: base for name, places in _PLACES.items() if (base := _base(root, places)) is not None}
         if len(found) > 1:
             raise UserError(
@@ -39,8 +41,6 @@ def read(root: Path) -> LabelledImages:
             )
         for name, base in found.items():
             return _READERS[name](root, base)
-        if file_list.recognised(root):
-            return file_list.read(root)
         for folder, title in _NO_SPLIT.items():
             if (root / folder).is_dir() and not (root / "train").is_dir():
                 raise UserError(

@@ -1,6 +1,6 @@
 """Lists of files: `train.txt` and `val.txt` (or `test.txt`), a line an image, as OpenMMLab and Caffe write them.
 
-    n01440764/n01440764_10026.JPEG 0      a path and a class index, counted from 0
+    n01440764/n01440764_10026.JPEG 0      a path, blanks or tabs, and a class index, counted from 0
     n01440764/n01440764_10026.JPEG        or a path alone, whose first folder is the class
 
 Paths are relative to the data set's root, or to its folder `train/` or `val/`: the first line of a list decides.
@@ -9,13 +9,28 @@ With indices, `classes.txt` may name the classes, a line each; without it they a
 
 from __future__ import annotations
 
+import re
+import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from converters.errors import UserError
-from evaluators.datasets.assemble import Listed, assemble, below, lines_of
+from evaluators.datasets.assemble import Listed, assemble, below, lines_of, numbered_lines
 from evaluators.datasets.labelled import LabelledImages
 
 TRAIN, VALS, CLASSES = "train.txt", ("val.txt", "test.txt"), "classes.txt"
+_LABELLED = re.compile(r"(.+?)[ \t]+(-?[0-9]{1,9})")
+_SHOWN = 100
+"""Characters of a name that a message shows."""
+
+
+class Row(NamedTuple):
+    """An image of a list."""
+
+    name: str
+    label: int | None
+    where: str
+    """The list and the line."""
 
 
 def recognised(root: Path) -> bool:
@@ -32,18 +47,18 @@ def read(root: Path) -> LabelledImages:
     """
     lists = [root / TRAIN, next(root / name for name in VALS if (root / name).is_file())]
     rows = [_rows(path) for path in lists]
-    labelled = rows[0][0][1] is not None
-    for path, found in zip(lists, rows, strict=True):
-        for number, (name, label) in enumerate(found, start=1):
-            if (label is not None) != labelled:
-                raise UserError(
-                    expected="a label in every line of both lists, or in none",
-                    found=f"{'none' if label is None else label} behind {name}",
-                    where=f"{path}, image {number}",
-                )
+    labelled = rows[0][0].label is not None
+    for row in (row for found in rows for row in found):
+        if (row.label is not None) != labelled:
+            raise UserError(
+                expected="a label in every line of both lists, or in none",
+                found=f"{'none' if row.label is None else row.label} behind {row.name[:_SHOWN]}",
+                where=row.where,
+                cure="write a path, a blank or a tab, and the index of a class",
+            )
     annotations = list(lists)
     if labelled:
-        numbers = [[label for _, label in found if label is not None] for found in rows]
+        numbers = [[row.label for row in found if row.label is not None] for found in rows]
         if (root / CLASSES).is_file():
             classes = lines_of(root / CLASSES)
             annotations.append(root / CLASSES)
@@ -58,39 +73,61 @@ def read(root: Path) -> LabelledImages:
                 )
             classes = [str(number) for number in range(most + 1)]
     else:
-        folders = [[_folder(name, path) for name, _ in found] for path, found in zip(lists, rows, strict=True)]
+        folders = [[_folder(row) for row in found] for found in rows]
         classes = sorted({folder for found in folders for folder in found})
         index_of = {name: index for index, name in enumerate(classes)}
         numbers = [[index_of[folder] for folder in found] for found in folders]
     train, val = (
-        Listed(path, _paths(root, path, [name for name, _ in found]), labels)
+        Listed(path, _paths(root, path, found), labels)
         for path, found, labels in zip(lists, rows, numbers, strict=True)
     )
     return assemble(root, "file-list", classes, train, val, annotations=annotations)
 
 
-def _rows(path: Path) -> list[tuple[str, int | None]]:
-    """The paths of a list, with labels where it has some. A path may hold blanks."""
-    rows: list[tuple[str, int | None]] = []
-    for line in lines_of(path):
-        name, _, label = line.rpartition(" ") if " " in line else line.rpartition("\t")
-        if name and label.lstrip("-").isdecimal():
-            rows.append((name.strip(), int(label)))
-        else:
-            rows.append((line, None))
+def _rows(path: Path) -> list[Row]:
+    """The images of a list, with labels where it has some. A path may hold blanks."""
+    rows = []
+    for number, line in numbered_lines(path):
+        found = _LABELLED.fullmatch(line)
+        name, label = (found[1], int(found[2])) if found else (line, None)
+        rows.append(Row(name, label, f"{path}, line {number}"))
     return rows
 
 
-def _folder(name: str, where: Path) -> str:
-    folder, slash, _ = name.removeprefix("./").partition("/")
+def _folder(row: Row) -> str:
+    folder, slash, _ = row.name.removeprefix("./").partition("/")
     if not slash:
         raise UserError(
-            expected="a path and a label, or class/name.jpg", found=repr(name), where=where, cure="write both"
+            expected="a path and a label, or class/name.jpg",
+            found=repr(row.name[:_SHOWN]),
+            where=row.where,
+            cure="write both",
         )
     return folder
 
 
-def _paths(root: Path, listed_in: Path, names: list[str]) -> list[Path]:
-    below_split = root / listed_in.stem
-    base = below_split if not below(root, names[0], listed_in).exists() and below_split.is_dir() else root
-    return [below(base, name, listed_in) for name in names]
+def _paths(root: Path, listed_in: Path, rows: list[Row]) -> list[Path]:
+    below_split, first = root / listed_in.stem, rows[0]
+    in_root = _fault(below(root, first.name, first.where)) is None
+    base = below_split if not in_root and below_split.is_dir() else root
+    paths = [below(base, row.name, row.where) for row in rows]
+    for row, path in zip(rows, paths, strict=True):
+        if (fault := _fault(path)) is not None:
+            raise UserError(
+                expected=f"an image of {base}, and behind it the index of a class or nothing",
+                found=f"{row.name[:_SHOWN]!r} ({fault})",
+                where=row.where,
+                cure="correct the line, or unpack the data set again",
+            )
+    return paths
+
+
+def _fault(path: Path) -> str | None:
+    """Why there is no file, or None."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if stat.S_ISREG(mode) else "no file but a folder" if stat.S_ISDIR(mode) else "no file"

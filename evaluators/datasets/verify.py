@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,10 @@ def count(contents: Contents, should: Should) -> list[Deviation]:
             deviations.append(Deviation(part.name, f"{should.images[part.name]:,} images", f"{len(part.paths):,}"))
         if part.name in should.per_class:
             deviations += _per_class(part, contents.classes, *should.per_class[part.name])
+    for one, other in combinations(contents.parts, 2):
+        if both := set(one.paths).intersection(other.paths):
+            found = f"{len(both):,}, as {min(both)}"
+            deviations.append(Deviation(f"{one.name} and {other.name}", "no image in both", found))
     return deviations
 
 

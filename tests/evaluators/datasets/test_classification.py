@@ -343,9 +343,9 @@ def test_lists_in_every_style(tmp_path: Path, style: str) -> None:
 
 
 def test_blanks_in_paths_and_sample_data(tmp_path: Path) -> None:
-    for name in ("a b/1.png", "a b/2.png", "c/3.png"):
+    for name in ("a b/1.png", "a b/2.png", "c/my cat 3.png"):
         image(tmp_path / name)
-    text(tmp_path / "train.txt", "a b/1.png 0", "c/3.png\t1")
+    text(tmp_path / "train.txt", "\ufeffa b/1.png 0", "c/my cat 3.png\t1")  # with a byte order mark
     text(tmp_path / "test.txt", "a b/2.png 0")
     (tmp_path / SAMPLE_MARKER).write_text("{}")
     data = classification.read(tmp_path)
@@ -356,7 +356,9 @@ def test_blanks_in_paths_and_sample_data(tmp_path: Path) -> None:
     ("train", "val", "message"),
     [
         pytest.param("", "a/1.png 0", r"train\.txt: expected lines of text, found an empty file", id="empty"),
-        pytest.param("a/1.png 0\nb/2.png 1", "a/9.png 0", r"a/9\.png: expected a file of the data set", id="absent"),
+        pytest.param(
+            "a/1.png 0\nb/2.png 1", "a/9.png 0", r"val\.txt, line 1: .* found 'a/9\.png' \(no such file\)", id="absent"
+        ),
         pytest.param("a/1.png 0\nb/2.png -1", "a/1.png 0", "labels 0 to C - 1, .* found the label -1", id="negative"),
         pytest.param("a/1.png 0\nb/2.png 1", "a/1.png 2", "labels 0 to C - 1, .* found the label 2", id="beyond"),
         pytest.param(
@@ -374,6 +376,12 @@ def test_blanks_in_paths_and_sample_data(tmp_path: Path) -> None:
         pytest.param("a/1.png 0\nb/2.png", "a/1.png 0", "a label in every line of both lists", id="mixed"),
         pytest.param("1.png\n2.png", "1.png", r"a path and a label, or class/name\.jpg", id="no class"),
         pytest.param(
+            "a/1.png 0\nb/2.png 1",
+            "b/2.png 1\n./a/1.png 0",
+            r"val\.txt: expected images that are not in train\.txt too, found 2 that are, as a/1\.png",
+            id="in both",
+        ),
+        pytest.param(
             "a/1.png\nb/2.png", "c/3.png", "every class to train on, found none of c", id="class of val alone"
         ),
     ],
@@ -385,6 +393,41 @@ def test_wrong_lists(tmp_path: Path, train: str, val: str, message: str) -> None
     (tmp_path / "val.txt").write_text(val)
     with pytest.raises(UserError, match=message):
         classification.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        pytest.param("c/3.png --5", "none behind c/3.png --5", id="two signs"),
+        pytest.param("c/3.png " + "9" * 23, "none behind c/3.png 9", id="23 digits"),
+        pytest.param("c/3.png " + "9" * 5000, "none behind c/3.png 9", id="5000 digits"),
+        pytest.param("c/3.png,0", "none behind c/3.png,0", id="comma"),
+        pytest.param("c/" + "x" * 300 + " 0", "File name too long", id="long name"),
+        pytest.param("c 0", "'c' (no file but a folder)", id="folder"),
+    ],
+)
+def test_a_wrong_line_is_told_with_its_number(tmp_path: Path, line: str, found: str) -> None:
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        image(tmp_path / name)
+    text(tmp_path / "train.txt", "a/1.png 0", "", line)
+    text(tmp_path / "val.txt", "b/2.png 1")
+    text(tmp_path / "classes.txt", "one", "two")
+    with pytest.raises(UserError) as caught:
+        classification.read(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'train.txt'}, line 3: expected ")
+    assert found in message
+    assert "\n" not in message
+    assert len(message) < 400 + len(str(tmp_path)) * 2
+
+
+def test_lists_win_over_a_data_set_of_torchvision_beside_them(tmp_path: Path) -> None:
+    make_dtd(tmp_path)
+    base = "dtd/dtd/images"
+    text(tmp_path / "train.txt", f"{base}/banded/banded_train.jpg 0", f"{base}/dotted/dotted_train.jpg 1")
+    text(tmp_path / "val.txt", f"{base}/banded/banded_val.jpg 0")
+    data = classification.read(tmp_path)
+    assert (data.card.layout, data.card.images) == ("file-list", {"train": 2, "val": 1})
 
 
 def test_more_labels_than_named_classes(tmp_path: Path) -> None:

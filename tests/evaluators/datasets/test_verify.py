@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from evaluators.datasets.verify import Contents, Part
 from tests import image_folders
 from transfer.__main__ import main
 
-NOWHERE = Path("image.png")
-
 
 def part(name: str, counts: list[int]) -> Part:
     groups = np.repeat(np.arange(len(counts)), counts)
-    return Part(name, (NOWHERE,) * len(groups), groups, lambda _: Image.new("RGB", (1, 1)))
+    return Part(
+        name,
+        tuple(Path(f"{name}/{index}.png") for index in range(len(groups))),
+        groups,
+        lambda _: Image.new("RGB", (1, 1)),
+    )
 
 
 def cifar(train: list[int], val: list[int]) -> Contents:
@@ -50,6 +54,15 @@ def test_counts() -> None:
     named = Contents("image-folder", (part("train", [2, 2]),), ("n00000001", "cat"))
     should = Should("x", "classification", {"train": 4}, 2, class_names=r"n\d{8}")
     assert [found.found for found in verify.count(named, should)] == ["1 others, as 'cat'"]
+
+
+def test_an_image_in_two_splits_deviates() -> None:
+    train, val = part("train", [5, 5]), part("val", [2, 2])
+    contents = Contents("voc", (train, replace(val, paths=(*train.paths[2:4], *val.paths[2:]))), ("a", "b"))
+    should = Should("x", "voc", {"train": 10, "val": 4}, 2)
+    assert [str(found) for found in verify.count(contents, should)] == [
+        "train and val: expected no image in both, found 2, as train/2.png"
+    ]
 
 
 def test_a_sample_is_spread_over_splits_and_classes() -> None:
