@@ -9,99 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import PIL
-import torch
-import torchvision
 from numpy.typing import NDArray
 
-from converters.errors import CheckFailed, UserError
+from converters.errors import CheckFailed
 from converters.files import faults_of, sync_folder, whole
-from converters.metadata import Preprocess
-from converters.settings import Settings, parse
-from evaluators.features.layers import Layer
+from evaluators.features import header as headers
+from evaluators.features.header import Header, Identity, Made
 
 CHUNK = 512
-"""Images whose features are kept together: what a kill can cost."""
+"""Images whose features are kept together, at most: what a kill can cost."""
 
 HEADER = "header.json"
 VALUES = "values.f32"
 _DTYPE = np.dtype("<f4")
 _DONE = re.compile(r"(\d{1,9}) ([0-9a-f]{64})")
-
-
-class View(Settings):
-    """What happens to an image's pixels (see `evaluators.settings.base.FeatureSettings`)."""
-
-    geometry: str
-    resize: int
-    crop: int
-    interpolation: str
-
-
-class Identity(Settings):
-    """Everything that decides the values of a cache. Its hash is the folder's name."""
-
-    format: Literal["moco-transfer-features"] = "moco-transfer-features"
-    version: Literal[1] = 1
-    backbone: str
-    """The backbone's fingerprint."""
-    preprocess: Preprocess
-    stride_in_1x1: bool
-    source: str
-    """The data set's fingerprint."""
-    split: str
-    view: View
-    layer: Layer
-    precision: str
-    head: str | None
-    """The fingerprint of the projection head, where the layer is behind it."""
-
-    @property
-    def key(self) -> str:
-        """40 hex digits."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:40]
-
-
-class Made(Settings):
-    """What computed the values."""
-
-    device: str
-    """`cpu` or `cuda`."""
-    folded: bool
-    """Whether BN was folded into the convolutions (see `evaluators.features.network`)."""
-    versions: dict[str, str]
-
-
-class Header(Settings):
-    """`header.json`."""
-
-    identity: Identity
-    images: int
-    """N."""
-    dim: int
-    """D."""
-    dtype: Literal["<f4"] = "<f4"
-    chunk: int
-    """Images a chunk; the last may have fewer."""
-    made: Made
-    checksums: tuple[str, ...] = ()
-    """sha256 (hex) of the bytes of each chunk."""
-
-
-def made(device: str, *, folded: bool) -> Made:
-    """What computes here."""
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__}
-    return Made(device=device, folded=folded, versions={**versions, "python": platform.python_version()})
 
 
 @dataclass(frozen=True)
@@ -114,6 +43,9 @@ class Entry:
     images: int
     """N."""
     chunk: int = CHUNK
+    """Images a chunk, while it is being made."""
+    stamp: str = ""
+    """How the images' files look now; see `evaluators.features.header.stamp`."""
 
     @property
     def folder(self) -> Path:
@@ -146,6 +78,23 @@ class Entry:
 
     # A finished folder ------------------------------------------------------------------------------------------------
 
+    @property
+    def stale(self) -> bool:
+        """Whether files of images changed since the features were computed; a damaged header is for `open` to tell."""
+        try:
+            return headers.read(self.folder / HEADER).stamp != self.stamp
+        except headers.FAULTS:
+            return False
+
+    @property
+    def made(self) -> Made:
+        """What computed the features.
+
+        Raises:
+            CheckFailed: as `open`.
+        """
+        return self._header().made
+
     def open(self, *, proved: bool = False) -> NDArray[np.float32]:
         """The values N×D, memory-mapped, read only.
 
@@ -163,16 +112,16 @@ class Entry:
         if not proved:
             for chunk, digest in enumerate(_digests(path, header)):
                 if digest != header.checksums[chunk]:
-                    rows = self.rows(chunk)
-                    what = f"the checksum of images {rows.start} to {rows.stop - 1} as it was written"
+                    first, stop = chunk * header.chunk, min((chunk + 1) * header.chunk, header.images)
+                    what = f"the checksum of images {first} to {stop - 1} as it was written"
                     raise self._damaged(path, what, "other bytes")
         return np.memmap(path, dtype=_DTYPE, mode="r", shape=(header.images, header.dim))
 
     def _header(self) -> Header:
         path = self.folder / HEADER
         try:
-            header = parse(Header, json.loads(path.read_bytes()), path)
-        except (OSError, ValueError, UserError) as error:
+            header = headers.read(path)
+        except headers.FAULTS as error:
             raise self._damaged(path, "the header of a feature cache", " ".join(str(error).split())) from None
         if header.identity != self.identity:
             ours, theirs = self.identity.model_dump(mode="json"), header.identity.model_dump(mode="json")
@@ -191,12 +140,19 @@ class Entry:
 
     # A folder in the making; whoever calls these holds the lock -------------------------------------------------------
 
+    @property
+    def begun_chunk(self) -> int | None:
+        """Images a chunk of what a former try left, perhaps with another number of processes; None: nothing."""
+        header = self._begun()
+        return header.chunk if header is not None and 1 <= header.chunk <= CHUNK else None
+
     def begin(self, dim: int, by: Made, *, anew: bool) -> frozenset[int]:
         """Make the partial folder, or take over the one that a former try left.
 
         Args:
             dim: D.
-            by: what computes. What another computed is not taken over: the values would differ by rounding.
+            by: what computes. What another computed is not taken over: the values would differ by rounding. Neither are
+                chunks of another size (`begun_chunk` tells it before), or of images that changed since.
             anew: take nothing over.
 
         Returns:
@@ -205,7 +161,9 @@ class Entry:
         Raises:
             UserError, CheckFailed: where nothing can be written.
         """
-        header = Header(identity=self.identity, images=self.images, dim=dim, chunk=self.chunk, made=by)
+        header = Header(
+            identity=self.identity, images=self.images, dim=dim, chunk=self.chunk, made=by, stamp=self.stamp
+        )
         path = self.partial / HEADER
         with faults_of(self.partial):
             if self.partial.exists() and (anew or self._begun() != header):
@@ -216,6 +174,15 @@ class Entry:
             with whole(path) as file:
                 file.write_text(header.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return frozenset(self._done(header))
+
+    def abandon(self) -> None:
+        """Remove the partial folder: what it holds is not to be trusted.
+
+        Raises:
+            UserError, CheckFailed: where nothing can be written.
+        """
+        with faults_of(self.partial):
+            shutil.rmtree(self.partial)
 
     def missing_bytes(self, dim: int, done: int) -> int:
         """What is still to be written when so many chunks are done."""
@@ -267,9 +234,8 @@ class Entry:
         complete = header.model_copy(update={"checksums": tuple(done[chunk] for chunk in range(self.chunks))})
         with whole(self.partial / HEADER) as file:
             file.write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        # Until the last rename the notes stay, so that the next try takes everything over if this one ends in between.
         with faults_of(self.folder):
-            for file in self.partial.glob("*.done"):
-                file.unlink()
             with (self.partial / VALUES).open("rb") as values:
                 os.fsync(values.fileno())
             sync_folder(self.partial)
@@ -280,6 +246,8 @@ class Entry:
                 self.folder.rename(former)
             self.partial.rename(self.folder)
             sync_folder(self.root)
+            for file in self.folder.glob("*.done"):
+                file.unlink()
             if former.exists():
                 shutil.rmtree(former)
 
@@ -287,8 +255,8 @@ class Entry:
         """The header of the partial folder; None where it is damaged or another's."""
         path = self.partial / HEADER
         try:
-            return parse(Header, json.loads(path.read_bytes()), path).model_copy(update={"checksums": ()})
-        except (OSError, ValueError, UserError):
+            return headers.read(path).model_copy(update={"checksums": ()})
+        except headers.FAULTS:
             return None
 
     def _done(self, header: Header) -> dict[int, str]:

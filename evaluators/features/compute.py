@@ -24,10 +24,17 @@ class Features:
     """N×D, read only; memory-mapped where it comes from the cache."""
     labels: NDArray[np.int64]
     """N, or N×C (see `evaluators.datasets.labelled.Split`)."""
+    note: str | None = None
+    """What the reader of a number from them must know: that another device, or other versions, computed them."""
 
     def tensor(self, device: torch.device) -> Tensor:
         """The values on a device: N×D float32, a copy that may be written to."""
         return torch.tensor(self.values, device=device)
+
+
+def notes_of(*features: Features) -> tuple[str, ...]:
+    """Their notes, each once, in their order."""
+    return tuple(dict.fromkeys(each.note for each in features if each.note is not None))
 
 
 def compute(

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
 
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from converters.distributed import gather_values, rank, size, together
-from converters.errors import CheckFailed
+from converters.errors import CheckFailed, UserError
+from converters.fingerprint import fingerprint
 from converters.lock import in_turn
 from converters.progress import Progress
 from converters.projection import ProjectionHead
 from evaluators.datasets.labelled import Split
-from evaluators.features import cache, network
-from evaluators.features.cache import CHUNK, Entry, Identity
+from evaluators.features import header, network
+from evaluators.features.cache import CHUNK, Entry
 from evaluators.features.compute import Features, check_finite
 from evaluators.features.frozen import Frozen
+from evaluators.features.header import Identity, Made
 from evaluators.features.layers import POOLED, Layer
 from evaluators.features.network import Network
 from evaluators.images import Batches, Images, View, centre_view
@@ -56,7 +58,7 @@ def extract(
     settings: FeatureSettings,
     layers: Sequence[Layer] = (POOLED,),
     *,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Features, ...]:
     """The features of a split's images in their order, one `Features` a layer, memory-mapped from the cache.
 
@@ -69,36 +71,45 @@ def extract(
         split: N images, at least one.
         settings: the view, the precision, the batch.
         layers: which features.
-        chunk: images whose features are kept together.
+        chunk: images whose features are kept together; by default 512, or so few that each process has four parts.
 
     Raises:
         UserError: for an image that cannot be decoded, or a layer whose map is smaller than its pooling.
         NotApplicable: for the layer `head` of a backbone without a projection head.
         CheckFailed: if a feature is NaN or infinite, naming the image; for a cache that is damaged; for a full disk.
     """
-    entries = {layer: _entry(job, split, settings, layer, chunk) for layer in layers}
+    if chunk is None:
+        chunk = min(CHUNK, -(-len(split) // (4 * size())))
+    stamp = gather_values(header.stamp(split.paths) if rank() == 0 else "")[0]
+    entries = {
+        layer: Entry(job.features, _identity(job, split, settings, layer), len(split), chunk, stamp) for layer in layers
+    }
     with ExitStack() as held:
         missing = _missing(entries, fresh=job.fresh)
+        if rank() == 0 and not job.fresh and any(entries[layer].finished for layer in missing):
+            sys.stderr.write(f"{split.name} features: files of images changed since; they are computed anew\n")
         if missing:
             together(lambda: _claim(held, [entries[layer] for layer in missing]))
             missing = _missing(entries, fresh=job.fresh)  # another process may have made them meanwhile
         if missing:
-            _fill(job, frozen, split, settings, {layer: entries[layer] for layer in missing})
+            entries |= _fill(job, frozen, split, settings, {layer: entries[layer] for layer in missing})
     # One process holds the bytes against their checksums; those just made were held when they were finished.
     together(lambda: [entries[layer].open() for layer in entries if layer not in missing] if rank() == 0 else None)
     opened = together(lambda: {layer: entry.open(proved=True) for layer, entry in entries.items()})
-    return tuple(Features(values=opened[layer], labels=split.labels) for layer in layers)
+    here = header.made(job.device.type, folded=True)
+    notes = {layer: entry.made.note(here, f"{split.name} features") for layer, entry in entries.items()}
+    return tuple(Features(opened[layer], split.labels, notes[layer]) for layer in layers)
 
 
-def _entry(job: Job, split: Split, settings: FeatureSettings, layer: Layer, chunk: int) -> Entry:
+def _identity(job: Job, split: Split, settings: FeatureSettings, layer: Layer) -> Identity:
     backbone = job.backbone
-    identity = Identity(
+    return Identity(
         backbone=backbone.fingerprint,
         preprocess=backbone.preprocess,
         stride_in_1x1=backbone.stride_in_1x1,
         source=split.source,
         split=split.name,
-        view=cache.View(
+        view=header.View(
             geometry=settings.geometry,
             resize=settings.resize,
             crop=settings.crop,
@@ -108,7 +119,6 @@ def _entry(job: Job, split: Split, settings: FeatureSettings, layer: Layer, chun
         precision=settings.precision,
         head=_head(job).fingerprint if layer.stage == "head" else None,
     )
-    return Entry(job.features, identity, len(split), chunk)
 
 
 def _head(job: Job) -> ProjectionHead:
@@ -125,7 +135,9 @@ def _head(job: Job) -> ProjectionHead:
 
 def _missing(entries: dict[Layer, Entry], *, fresh: bool) -> tuple[Layer, ...]:
     """The layers that must be computed, as the main process sees it."""
-    return gather_values(tuple(layer for layer, entry in entries.items() if fresh or not entry.finished))[0]
+    return gather_values(
+        tuple(layer for layer, entry in entries.items() if fresh or not entry.finished or entry.stale)
+    )[0]
 
 
 def _claim(held: ExitStack, entries: Sequence[Entry]) -> None:
@@ -134,27 +146,66 @@ def _claim(held: ExitStack, entries: Sequence[Entry]) -> None:
             held.enter_context(in_turn(entry.lock, f"computes the same features ({entry.identity.split})"))
 
 
-def _fill(job: Job, frozen: Frozen, split: Split, settings: FeatureSettings, entries: dict[Layer, Entry]) -> None:
+def _fill(
+    job: Job, frozen: Frozen, split: Split, settings: FeatureSettings, entries: dict[Layer, Entry]
+) -> dict[Layer, Entry]:
     """Compute what is missing, all processes together, and finish the caches."""
+    # A former try's chunks go on in their size, however many processes it had: where layers left several sizes, in the
+    # first one's, and the others begin anew.
+    begun = gather_values([] if job.fresh else [entry.begun_chunk for entry in entries.values()])[0]
+    if chunk := next((size for size in begun if size is not None), None):
+        entries = {layer: replace(entry, chunk=chunk) for layer, entry in entries.items()}
     net = together(lambda: _network(job, frozen, split, settings, tuple(entries)))
-    by = cache.made(job.device.type, folded=net.folded)
+    by = header.made(job.device.type, folded=net.folded)
     dims = dict(zip(entries, net.dims, strict=True))
     mine = together(lambda: _begin(entries, dims, by, fresh=job.fresh) if rank() == 0 else {})
     done = gather_values(mine)[0]
     chunks = next(iter(entries.values())).chunks
     todo = [index for index in range(chunks) if any(index not in done[layer] for layer in entries)]
-    _Pass(job, net, split, view_of(job, settings), settings, entries, done).share(todo)
+    try:
+        _Pass(job, net, split, view_of(job, settings), settings, entries, done).share(todo)
+    except (UserError, CheckFailed):
+        _prove(job, frozen, net, entries)  # what is kept for the next try must be the backbone's too
+        raise
+    _prove(job, frozen, net, entries)
+    frozen.networks.remove(net)  # it computes nothing more
     together(partial(_finish, entries))
+    return entries
+
+
+def _prove(job: Job, frozen: Frozen, net: Network, entries: dict[Layer, Entry]) -> None:
+    """Prove that what computed is what was held against the backbone; else nothing that it computed is kept."""
+    try:
+        frozen.still_frozen()
+        together(lambda: _live_head(job, net.module.head))
+    except CheckFailed:
+        if rank() == 0:
+            for entry in entries.values():
+                entry.abandon()
+        raise
+
+
+def _live_head(job: Job, head: nn.Module | None) -> None:
+    """Prove that the head that computes is the backbone's, bit for bit."""
+    if head is None:
+        return
+    expected, live = _head(job).fingerprint, fingerprint(head.state_dict())
+    if live != expected:
+        raise CheckFailed(
+            f"receipt: the live projection head is not the backbone's: expected the fingerprint {expected[:12]}, "
+            f"found {live[:12]}"
+        )
 
 
 def _network(job: Job, frozen: Frozen, split: Split, settings: FeatureSettings, layers: tuple[Layer, ...]) -> Network:
     head: nn.Module | None = None
     if any(layer.stage == "head" for layer in layers):
         head = _head(job).module().to(job.device)
+        _live_head(job, head)
     view = view_of(job, settings)
     pixels = torch.stack([view.pixels(split.load(index)) for index in range(min(_SAMPLE, len(split)))])
     sample = view.to_input.of_pixels(pixels.to(job.device))
-    net = network.prepare(frozen.module, head, layers, precision=settings.precision, sample=sample)
+    net = frozen.prepare(head, layers, precision=settings.precision, sample=sample)
     if not net.folded and rank() == 0:
         sys.stderr.write(
             f"{split.name} features: BN stays by itself, since folded into the convolutions it would change features "
@@ -164,7 +215,7 @@ def _network(job: Job, frozen: Frozen, split: Split, settings: FeatureSettings, 
 
 
 def _begin(
-    entries: dict[Layer, Entry], dims: dict[Layer, int], by: cache.Made, *, fresh: bool
+    entries: dict[Layer, Entry], dims: dict[Layer, int], by: Made, *, fresh: bool
 ) -> dict[Layer, frozenset[int]]:
     """The chunks that former tries left; room for the rest is looked for now, not after hours."""
     done = {layer: entry.begin(dims[layer], by, anew=fresh) for layer, entry in entries.items()}
@@ -173,10 +224,14 @@ def _begin(
     free = shutil.disk_usage(root).free
     if needed > free:
         raise CheckFailed(
-            f"{root}: expected room for {needed / 1e9:.2f} GB of features, found {free / 1e9:.2f} GB free; "
+            f"{root}: expected room for {_bytes(needed)} of features, found {_bytes(free)} free; "
             "make room, or give another folder with -o"
         )
     return done
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.4g} MB"
 
 
 def _finish(entries: dict[Layer, Entry]) -> None:

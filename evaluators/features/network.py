@@ -1,7 +1,8 @@
 """The frozen backbone as it computes features: several layers in one pass, and BN folded where that is proved.
 
 A copy of the receipted module does the work. In eval mode a BN is an affine map, which the convolution before it can
-take over: w γ/√(v + ε) and β - m γ/√(v + ε). The copy must give what the module gives before it is used.
+take over: w γ/√(v + ε) and β - m γ/√(v + ε). The copy must give what the module gives before it is used, and must be
+the same copy, bit for bit, when its work is done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters.errors import CheckFailed, UserError
+from converters.fingerprint import fingerprint
 from evaluators.features.layers import POOLED, Layer
 
 TOLERANCE = 1e-5
@@ -24,7 +26,7 @@ TOLERANCE = 1e-5
 
 Folding rounds each weight once more (2^-24, relative) and changes the order of sums; over the 53 convolutions of a
 ResNet-50 that is about 1e-6. A BN whose variance is almost 0 scales its weights by orders of magnitude and can exceed
-the bound: then the module itself is used. It is the bound of `converters.parity`, for the same reason."""
+the bound: then a copy without folding is used. It is the bound of `converters.parity`, for the same reason."""
 LIKENESS = 0.99
 """Least cosine of a layer in bf16 to the same in fp32, on every image of the sample. A sound bf16 gives 0.9999 (weights
 and maps are rounded to 8 bits); oneDNN 3.13 gives rubbish for some maps of few pixels on a CPU with AMX."""
@@ -95,7 +97,7 @@ def pooled(stage_map: Tensor, layer: Layer) -> Tensor:
     return F.avg_pool2d(stage_map, kernel, stride, padding).flatten(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """What computes the features."""
 
@@ -106,13 +108,50 @@ class Network:
     """Whether BN is folded into the convolutions."""
     deviation: float
     """Largest relative |Δ| of the folded copy on the sample (see `TOLERANCE`), whether it was used or not."""
+    sample: Tensor
+    """B×3×H×W, on which the copy was held against the module."""
+    outputs: tuple[Tensor, ...]
+    """What it gave for them then."""
+    fingerprint: str
+    """Of its tensors then."""
+
+    @classmethod
+    def of(cls, module: Layers, sample: Tensor, *, folded: bool, deviation: float) -> Network:
+        """Note the module's tensors, and what it gives for the sample."""
+        outputs = _run(module, sample)
+        dims = tuple(output.shape[1] for output in outputs)
+        return cls(module, dims, folded, deviation, sample, outputs, fingerprint(module.state_dict()))
+
+    def prove_unchanged(self) -> None:
+        """Prove that what computes now is what was held against the module.
+
+        Raises:
+            CheckFailed: if a single bit of its tensors, or of what it gives for the sample, changed.
+        """
+        after = fingerprint(self.module.state_dict())
+        if after != self.fingerprint:
+            raise CheckFailed(
+                "receipt: the copy of the frozen backbone that computes features changed during the evaluation: "
+                f"expected the fingerprint {self.fingerprint[:12]}, found {after[:12]}"
+            )
+        for layer, before, now in zip(self.module.layers, self.outputs, self(self.sample), strict=True):
+            if not torch.equal(before, now):
+                raise CheckFailed(
+                    "receipt: the copy of the frozen backbone computes something else than before the evaluation: "
+                    f"expected the same features of {len(before)} images, bit for bit, found others (layer "
+                    f"{layer.stage}, relative |Δ| {_deviation(before, now):.1e})"
+                )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """B×3×H×W -> for each layer B×D in float32, on the same device."""
-        size = SLICE if images.device.type == "cpu" else len(images)
-        with torch.inference_mode(), exact():
-            slices = [self.module(part) for part in torch.split(images, size)]
-            return tuple(torch.cat(parts) for parts in zip(*slices, strict=True))
+        return _run(self.module, images)
+
+
+def _run(module: Layers, images: Tensor) -> tuple[Tensor, ...]:
+    size = SLICE if images.device.type == "cpu" else len(images)
+    with torch.inference_mode(), exact():
+        slices = [module(part) for part in torch.split(images, size)]
+        return tuple(torch.cat(parts) for parts in zip(*slices, strict=True))
 
 
 def prepare(
@@ -140,9 +179,9 @@ def prepare(
         used = fast if fits else copy.deepcopy(trunk).to(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         module = Layers(used.to(dtype), head, layers, dtype).eval().requires_grad_(requires_grad=False)
-    net = Network(module, tuple(output.shape[1] for output in expected), fits, deviation)
+    net = Network.of(module, sample, folded=fits, deviation=deviation)
     if precision == "bf16":
-        for layer, exactly, roughly in zip(layers, expected, net(sample), strict=True):
+        for layer, exactly, roughly in zip(layers, expected, net.outputs, strict=True):
             likeness = float(F.cosine_similarity(exactly, roughly).min())
             if not likeness >= LIKENESS and bool(exactly.any()):
                 raise CheckFailed(

@@ -16,6 +16,7 @@ from converters.distributed import rank, together
 from converters.errors import UserError
 from evaluators.datasets import classification
 from evaluators.datasets.labels import one_class_an_image
+from evaluators.features.compute import notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.fewshot.episodes import accuracy, draw
@@ -81,7 +82,7 @@ def evaluate(job: Job) -> Outcome:
                 writer.writerows(lines)
 
     together(write)
-    return Outcome(metrics=tuple(metrics), receipt=receipt, dataset=data.card, notes=tuple(notes))
+    return Outcome(metrics=tuple(metrics), receipt=receipt, dataset=data.card, notes=(*notes_of(train, val), *notes))
 
 
 def enough(labels: NDArray[np.int64], shots: int, settings: FewshotSettings) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from converters import distributed
 from converters.errors import UserError
 from evaluators.datasets import classification
 from evaluators.datasets.labelled import LabelledImages
-from evaluators.features.compute import Features
+from evaluators.features.compute import Features, notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.features.layers import EMBEDDING, POOLED
@@ -69,7 +69,11 @@ def evaluate(job: Job) -> Outcome:
         receipt=receipt,
         dataset=data.card,
         head=job.backbone.head.fingerprint if settings.layer == "head" and job.backbone.head is not None else None,
-        notes=(*dict.fromkeys(part.engine for part in parts), *_notes(ballots, bank, len(data.classes))),
+        notes=(
+            *notes_of(bank, queries),
+            *dict.fromkeys(part.engine for part in parts),
+            *_notes(ballots, bank, len(data.classes)),
+        ),
     )
 
 

@@ -17,7 +17,6 @@ from converters.errors import CheckFailed, UserError
 from evaluators.datasets.labelled import Split
 from evaluators.features.frozen import Frozen
 from evaluators.features.layers import POOLED
-from evaluators.features.network import prepare
 from evaluators.images import Batches, Images, View
 from evaluators.settings.linear import ProbeSettings
 
@@ -55,8 +54,9 @@ class FeatureBatches:
         frozen.module.eval()
         self._share = World(rank(), size(), size(), device).share(settings.batch_size, "batch_size")
         sample = together(lambda: _sample(split, view)).to(device)
-        # The same computation as for the validation images: a folded copy that was held against the module.
-        self._network = prepare(frozen.module, None, (POOLED,), precision=settings.precision, sample=sample)
+        # The same computation as for the validation images: a folded copy that was held against the module. The proof
+        # at the end of the evaluation is over this copy too.
+        self._network = frozen.prepare(None, (POOLED,), precision=settings.precision, sample=sample)
         self._to_input, self._device, self._batch_size = view.to_input, device, settings.batch_size
         self._labels = torch.from_numpy(split.labels)
         images = Images(split, view.pixels, seed=(seed, AUGMENT))

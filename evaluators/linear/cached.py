@@ -18,7 +18,7 @@ from converters.distributed import gather_values
 from evaluators import by_products
 from evaluators.datasets import classification
 from evaluators.datasets.labels import hold_out, one_class_an_image
-from evaluators.features.compute import Features
+from evaluators.features.compute import Features, notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
@@ -70,7 +70,7 @@ def evaluate(job: Job) -> Outcome:
         for name, each in top.items()
         for k in (1, 5)
     )
-    notes = (*found["lbfgs"].notes, *found["sgd"].notes)
+    notes = (*notes_of(bank, val), *found["lbfgs"].notes, *found["sgd"].notes)
     return Outcome(metrics=metrics, receipt=receipt, dataset=data.card, notes=notes)
 
 

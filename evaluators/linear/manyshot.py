@@ -25,7 +25,7 @@ from evaluators.datasets.labelled import LabelledImages, Split
 from evaluators.datasets.labels import one_class_an_image
 from evaluators.datasets.metrics import METRICS
 from evaluators.datasets.voc import read_split
-from evaluators.features.compute import Features
+from evaluators.features.compute import Features, notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
@@ -77,6 +77,7 @@ def evaluate(job: Job) -> Outcome:
         f"λ {chosen:g} chosen on {len(out)} of {len(bank.labels)} training images; "
         f"{end} of {len(models)} final fits stopped at the limit of {settings.iterations} iterations",
         *search.edge_note(settings, chosen),
+        *notes_of(bank, test),
     ]
     if several:
         truth = test.labels[:, classes] == 1

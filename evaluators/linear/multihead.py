@@ -21,7 +21,7 @@ from converters.files import whole
 from evaluators import by_products
 from evaluators.datasets import classification
 from evaluators.datasets.labels import hold_out, one_class_an_image
-from evaluators.features.compute import Features
+from evaluators.features.compute import Features, notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Metric, Outcome
@@ -161,7 +161,7 @@ def evaluate(job: Job) -> Outcome:
     if reference in result.sound:
         metrics.append(("top1_reference", result.top1[reference], len(data.val)))
     metrics.append(("top1_held_out", result.chosen[result.winner], len(out)))
-    notes = [*_notes(settings, result), *small_batch(settings, len(kept))]
+    notes = [*notes_of(held_out, val), *_notes(settings, result), *small_batch(settings, len(kept))]
     single = int((np.bincount(data.train.labels) == 1).sum())
     if single:
         notes.append(f"{single} classes with one training image: it was trained on, nothing of them is held out")

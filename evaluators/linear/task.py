@@ -14,6 +14,7 @@ from converters.files import whole
 from evaluators import by_products
 from evaluators.datasets import classification
 from evaluators.datasets.labels import one_class_an_image
+from evaluators.features.compute import notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.images import View, random_view
@@ -93,7 +94,7 @@ def evaluate(job: Job) -> Outcome:
         ),
         receipt=receipt,
         dataset=data.card,
-        notes=small_batch(settings, len(data.train)),
+        notes=(*notes_of(val), *small_batch(settings, len(data.train))),
     )
 
 

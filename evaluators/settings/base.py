@@ -26,7 +26,8 @@ class FeatureSettings(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     """In which the frozen backbone computes; features are kept in float32."""
     batch_size: int = Field(default=128, gt=0)
-    """Images that go through the backbone at a time."""
+    """Images that go through the backbone at a time: at most as many as are kept together, 512 or, of few images, a
+    quarter of a process's share."""
     workers: int = Field(default=4, ge=0)
     """Processes that decode images."""
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from converters import distributed, files
 from evaluators.datasets import voc_labels
+from evaluators.features.compute import notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.features.layers import Layer
@@ -84,7 +85,7 @@ def evaluate(job: Job) -> Outcome:
         Metric(name=name, value=100.0 * value, unit="%", higher_is_better=True, n=len(data.val))
         for name, value in values.items()
     )
-    notes = (f"best layer: {best.stage}", *_notes(problem, tested, draws, low))
+    notes = (f"best layer: {best.stage}", *notes_of(*train, *test), *_notes(problem, tested, draws, low))
     return Outcome(metrics=metrics, receipt=receipt, dataset=data.card, notes=notes)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from converters import distributed
 from converters.errors import CheckFailed, UserError
@@ -25,10 +30,13 @@ from converters.families import random_backbone
 from converters.metadata import Preprocess
 from converters.projection import ProjectionHead
 from evaluators.datasets.labelled import Split, load_image
-from evaluators.features.compute import Features, compute
+from evaluators.features import network
+from evaluators.features.cache import Entry
+from evaluators.features.compute import Features, compute, notes_of
 from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.features.layers import EMBEDDING, POOLED, Layer
+from evaluators.features.network import Network
 from evaluators.job import Job
 from evaluators.protocol import NotApplicable
 from evaluators.protocols import CATALOGUE
@@ -73,12 +81,21 @@ def read_since(split: Split, before: int = 8) -> list[int]:
     return read[min(before, len(split)) :]
 
 
+def put(path: Path, data: bytes) -> None:
+    """Other bytes in a file that looks the same: as long, and as old."""
+    before = path.stat()
+    path.write_bytes(data[: before.st_size].ljust(before.st_size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def job(folder: Path, *, fresh: bool = False) -> Job:
     protocol = CATALOGUE["quickstart-knn@1"].overridden(("resize=36", "crop=32", "batch_size=3"))
     return Job(BACKBONE, folder, protocol, 0, torch.device("cpu"), folder, folder / "features", fresh=fresh)
 
 
-def features(folder: Path, split: Split, *layers: Layer, fresh: bool = False, chunk: int = 2) -> tuple[Features, ...]:
+def features(
+    folder: Path, split: Split, *layers: Layer, fresh: bool = False, chunk: int | None = 2
+) -> tuple[Features, ...]:
     work = job(folder, fresh=fresh)
     assert isinstance(work.protocol.settings, KnnSettings)
     frozen = freeze(BACKBONE, work.device, [view_of(work, work.protocol.settings)])
@@ -136,7 +153,7 @@ def test_the_cache_is_used_and_fresh_computes_anew(tmp_path: Path) -> None:
     split = split_of(tmp_path / "images", 3)
     first = values(tmp_path, split).copy()
     for path in split.paths:
-        path.write_bytes(b"gone")
+        put(path, b"gone")
     assert np.array_equal(values(tmp_path, split), first)
     with pytest.raises(UserError, match=r"00\.png: expected an image that can be decoded"):
         values(tmp_path, split, fresh=True)
@@ -194,6 +211,88 @@ def test_the_embedding_is_that_of_the_backbones_head(tmp_path: Path) -> None:
     assert not np.allclose(*found)  # a head of its own, a cache of its own
 
 
+def noise(net: Network) -> None:
+    for tensor in net.module.parameters():
+        tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)), alpha=1e-3)
+
+
+def other_function(net: Network) -> None:
+    """The same tensors compute something else."""
+    net.module.trunk.relu = nn.LeakyReLU()
+
+
+def zeros(net: Network) -> None:
+    net.module.trunk.layer4[0].conv1.weight.zero_()
+
+
+def other_head(net: Network) -> None:
+    assert net.module.head is not None
+    net.module.head.get_parameter("bias").add_(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "cut_short"),
+    [
+        pytest.param(noise, "the copy .* that computes features changed", False, id="noise"),
+        pytest.param(zeros, "the copy .* that computes features changed", True, id="zeros, and a bad image"),
+        pytest.param(other_head, "the copy .* that computes features changed", False, id="head"),
+        pytest.param(other_function, "the copy .* computes something else", False, id="function"),
+    ],
+)
+def test_a_copy_that_changes_in_mid_pass_leaves_no_features(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Network], None],
+    message: str,
+    cut_short: bool,
+) -> None:
+    """What is held against the backbone at the end is what computed, not the module that it was copied from."""
+    split = split_of(tmp_path / "images", 12)
+    good = split.paths[11].read_bytes()
+    if cut_short:
+        put(split.paths[11], b"")
+    head = ProjectionHead({"weight": torch.eye(128, 512), "bias": torch.zeros(128)})
+    work = replace(job(tmp_path), backbone=replace(BACKBONE, head=head))
+    assert isinstance(work.protocol.settings, KnnSettings)
+    prepare, write, prepared = network.prepare, Entry.write, []
+
+    def preparing(*arguments: Any, **named: Any) -> Network:
+        prepared.append(prepare(*arguments, **named))
+        return prepared[-1]
+
+    def writing(entry: Entry, chunk: int, *rest: Any) -> None:
+        write(entry, chunk, *rest)
+        if chunk == 1:
+            with torch.inference_mode():
+                change(prepared[-1])
+
+    def run() -> NDArray[np.float32]:
+        frozen = freeze(BACKBONE, work.device, [view_of(work, work.protocol.settings)])
+        return extract(work, frozen, split, work.protocol.settings, (EMBEDDING,), chunk=2)[0].values
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "prepare", preparing)
+        patch.setattr(Entry, "write", writing)
+        with pytest.raises(CheckFailed, match=message):
+            run()
+    assert not [path for path in (tmp_path / "features").iterdir() if path.name != ".locks"]
+    put(split.paths[11], good)
+    read_since(split)
+    run()
+    assert read_since(split) == list(range(12))
+
+
+def test_a_live_head_that_is_not_the_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, other = (ProjectionHead({"weight": torch.eye(128, 512), "bias": torch.full((128,), b)}) for b in (0.0, 1.0))
+    work = replace(job(tmp_path), backbone=replace(BACKBONE, head=head))
+    assert isinstance(work.protocol.settings, KnnSettings)
+    frozen = freeze(BACKBONE, work.device, [view_of(work, work.protocol.settings)])
+    live = other.module()
+    monkeypatch.setattr(ProjectionHead, "module", lambda _: live)
+    with pytest.raises(CheckFailed, match="the live projection head is not the backbone's: expected the fingerprint"):
+        extract(work, frozen, split_of(tmp_path / "images", 2), work.protocol.settings, (EMBEDDING,))
+
+
 def cut(folder: Path) -> None:
     path = folder / "values.f32"
     path.write_bytes(path.read_bytes()[:-4])
@@ -229,6 +328,11 @@ def change(*place: str, to: object) -> Callable[[Path], None]:
         ),
         pytest.param(change("identity", "version", to=2), "expected the header of a feature cache", id="version"),
         pytest.param(change("checksums", to=[]), "a checksum for every chunk, found 0", id="no checksum"),
+        pytest.param(
+            lambda folder: (folder / "header.json").write_text("[" * 100_000),
+            "the header of a feature cache",
+            id="deep",
+        ),
         pytest.param(lambda folder: (folder / "header.json").unlink(), "No such file", id="no header"),
         pytest.param(lambda folder: (folder / "values.f32").unlink(), "14336 bytes, found 0", id="no values"),
     ],
@@ -249,15 +353,79 @@ def test_a_damaged_cache_is_told_and_force_cures_it(
     assert np.array_equal(values(tmp_path, split), first)
 
 
+def test_files_that_changed_are_told_and_computed_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Bitmaps of one shape all have one size, so the data set's fingerprint sees no change."""
+    split = split_of(tmp_path / "images", 2)
+    first = values(tmp_path, split).copy()
+    bytes_ = split.paths[1].read_bytes()
+    split.paths[1].write_bytes(split.paths[0].read_bytes().ljust(len(bytes_), b"\0")[: len(bytes_)])
+    assert not np.array_equal(values(tmp_path, split), first)
+    assert "train features: files of images changed since; they are computed anew" in capfd.readouterr().err
+    read_since(split)
+    values(tmp_path, split)
+    assert read_since(split, before=0) == []
+
+
+def test_features_of_another_machine_carry_a_note(tmp_path: Path) -> None:
+    split = split_of(tmp_path / "images", 2)
+    assert notes_of(*features(tmp_path, split)) == ()
+    change("made", "versions", "torch", to="1.0")(cache(tmp_path))
+    change("made", "device", to="cuda")(cache(tmp_path))
+    (note,) = notes_of(*features(tmp_path, split, POOLED, POOLED))
+    assert note.startswith("train features come from the cache, computed on cuda with torch 1.0, torchvision ")
+
+
+@pytest.mark.parametrize("place", ["flush", "between the renames"])
+def test_an_end_in_the_finish_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    split = split_of(tmp_path / "images")
+    first = values(tmp_path, split).copy()
+    flush, rename = os.fsync, Path.rename
+
+    def no_flush(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == first.nbytes:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_flush) if place == "flush" else patch.setattr(Path, "rename", killed)
+        with pytest.raises(CheckFailed if place == "flush" else KeyboardInterrupt):
+            values(tmp_path, split, fresh=True)
+    shutil.rmtree(tmp_path / "features" / next((tmp_path / "features").glob("*.partial")).stem, ignore_errors=True)
+    read_since(split)
+    assert np.array_equal(values(tmp_path, split), first)
+    assert read_since(split) == []
+    assert sorted(path.name for path in cache(tmp_path).iterdir()) == ["header.json", "values.f32"]
+    assert not list((tmp_path / "features").glob("*.former"))
+
+
+def test_few_images_make_several_chunks_and_go_on_in_the_size_that_was_begun(tmp_path: Path) -> None:
+    split = split_of(tmp_path / "images", 14)
+    good = split.paths[13].read_bytes()
+    put(split.paths[13], b"")
+    with pytest.raises(UserError, match=r"13\.png"):
+        features(tmp_path, split, chunk=None)
+    assert json.loads((cache(tmp_path) / "header.json").read_text())["chunk"] == 4
+    put(split.paths[13], good)
+    read_since(split)
+    found = values(tmp_path, split, chunk=3)  # as with more processes
+    assert read_since(split) == [12, 13]
+    assert np.array_equal(found, values(tmp_path / "whole", split, chunk=4))
+
+
 def test_a_bad_image_keeps_the_chunks_before_it(tmp_path: Path) -> None:
     split = split_of(tmp_path / "images", 14)
     good = split.paths[12].read_bytes()
-    split.paths[12].write_bytes(good[:90])
+    put(split.paths[12], good[:90])
     with pytest.raises(UserError, match=r"12\.png: expected an image that can be decoded"):
         values(tmp_path, split)
     assert cache(tmp_path).suffix == ".partial"
     read_since(split)
-    split.paths[12].write_bytes(good)
+    put(split.paths[12], good)
     found = values(tmp_path, split)
     assert read_since(split) == [12, 13]
     assert np.array_equal(found, values(tmp_path / "whole", split))
@@ -266,7 +434,7 @@ def test_a_bad_image_keeps_the_chunks_before_it(tmp_path: Path) -> None:
 def test_a_chunk_that_is_not_as_it_was_noted_is_computed_again(tmp_path: Path) -> None:
     split = split_of(tmp_path / "images", 12)
     good = split.paths[11].read_bytes()
-    split.paths[11].write_bytes(b"")
+    put(split.paths[11], b"")
     with pytest.raises(UserError, match=r"11\.png"):
         values(tmp_path, split)
     with (cache(tmp_path) / "values.f32").open("r+b") as file:
@@ -274,7 +442,7 @@ def test_a_chunk_that_is_not_as_it_was_noted_is_computed_again(tmp_path: Path) -
         file.write(b"\0\0\0\1")
     with (cache(tmp_path) / "0.done").open("a") as file:
         file.write("1 abc")  # a line that a kill cut off
-    split.paths[11].write_bytes(good)
+    put(split.paths[11], good)
     read_since(split)
     found = values(tmp_path, split)
     assert read_since(split) == [8, 9, 10, 11]
@@ -306,7 +474,9 @@ def test_too_little_room_is_told_before_the_work(tmp_path: Path, monkeypatch: py
     split = split_of(tmp_path / "images", 3)
     usage = type("Usage", (), {"free": 5000})
     monkeypatch.setattr("evaluators.features.extract.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(CheckFailed, match=r"expected room for 0\.00 GB .* make room, or give another folder with -o"):
+    with pytest.raises(
+        CheckFailed, match=r"room for 0\.006144 MB .* found 0\.005 MB free; make room, or give another folder with -o"
+    ):
         values(tmp_path, split)
     assert read_since(split) == []
 
@@ -368,14 +538,14 @@ def test_processes_share_the_images(tmp_path: Path) -> None:
     split = split_of(tmp_path / "images")
     broken = split_of(tmp_path / "broken", 12)
     good = broken.paths[10].read_bytes()
-    broken.paths[10].write_bytes(good[:90])
+    put(broken.paths[10], good[:90])
     run_ranks(in_a_group, 2, tmp_path)
     read = read_since(split, before=0)
     assert sorted(read) == sorted([*range(7)] * 3)  # each rank's check of the network, and once for the features
     alone = values(tmp_path / "alone", split)
     for rank in range(2):
         assert np.array_equal(np.load(tmp_path / f"rank{rank}.npy"), alone)
-    broken.paths[10].write_bytes(good)
+    put(broken.paths[10], good)
     read_since(broken)
     found = values(tmp_path / "second", broken)
     assert read_since(broken) == [10, 11]

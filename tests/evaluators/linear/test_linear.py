@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,12 +108,28 @@ def test_training_equals_the_reference_loop(backbone: Backbone, data: LabelledIm
 def test_the_backbone_stays_as_it_is_to_the_bit(backbone: Backbone, data: LabelledImages) -> None:
     before = backbone.module().state_dict()
     frozen, _ = trained(backbone, data)
+    frozen.still_frozen()  # the copy that computed too
     after = frozen.module.state_dict()
     # Batch counters are among them: one forward in train mode would show there.
     assert len(before) == 120
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(module.training for module in frozen.module.modules())
     assert all(parameter.grad is None for parameter in frozen.module.parameters())
+
+
+def test_a_copy_that_changes_in_mid_training_fails_the_proof(backbone: Backbone, data: LabelledImages) -> None:
+    frozen, view = probe(backbone)
+    batches = batches_of(data, frozen, view)
+    (net,) = frozen.networks  # what computes every feature
+
+    def changing(epoch: int, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batches(epoch, order)
+        with torch.inference_mode():
+            net.module.trunk.layer4[0].conv1.weight[0, 0, 0, 0] += 1e-7
+
+    list(train(head(), changing, epochs=2, milestones=(1,), n=18, seed=SEED))
+    with pytest.raises(CheckFailed, match="the copy of the frozen backbone that computes features changed"):
+        frozen.still_frozen()
 
 
 def test_a_backbone_in_train_mode_is_put_right(backbone: Backbone, data: LabelledImages) -> None:
