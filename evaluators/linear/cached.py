@@ -1,12 +1,13 @@
 """The task `linear-cached`: linear classifiers on cached features, without augmentation: by L-BFGS and by SGD.
 
 The headline is L-BFGS's: it solves a convex problem with one hyper-parameter, which is chosen on held-out training
-images, so that no schedule, batch or seed stands between the features and the number.
+images. Each fit goes on until the gradient says that it is solved: where the solver starts, how it rounds and in how
+many processes are no part of the number. The head by SGD, beside it, depends on the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ def evaluate(job: Job) -> Outcome:
     """Run a protocol on cached features; writes `regularisation.csv` and the by-products to the job's folder.
 
     The metrics are `top1` and `top5` (L-BFGS), `top1_sgd` and `top5_sgd`, in percent over the validation images. An
-    evaluation that was cut off goes on behind the last λ that was done.
+    evaluation that was cut off goes on behind the last λ, the last fit or the last epoch of SGD that was done.
 
     Raises:
         UserError: for a data set that is no image folder, or no class that has two training images.
@@ -54,7 +55,9 @@ def evaluate(job: Job) -> Outcome:
 
     problem = _Problem(job, settings, bank, kept, out, len(data.classes))
     val_features = val.tensor(job.device)
-    found = {"lbfgs": problem.by_lbfgs(Unfinished(job, data.card.fingerprint)), "sgd": problem.by_sgd()}
+    # All at once, before any work: a job that is done afresh forgets them here.
+    lbfgs, choice, last = (Unfinished(job, data.card.fingerprint, name) for name in ("lbfgs", "sgd-choice", "sgd-last"))
+    found = {"lbfgs": problem.by_lbfgs(lbfgs), "sgd": problem.by_sgd(choice, last)}
     # One process's numbers: equal classifiers in all of them are no reason to trust the last bit.
     top = gather_values({name: _rank(each, val_features) for name, each in found.items()})[0]
     first = {name: each[:, 0] for name, each in top.items()}
@@ -112,47 +115,57 @@ class _Problem:
     def by_lbfgs(self, unfinished: Unfinished) -> _Classifier:
         """Choose λ on the held-out images, then fit to all."""
         settings, last = self.settings, zeros(self.bank.values.shape[1], self.classes, self.job.device)
-        chosen = self._choose(last, unfinished)
-        final = self._fit(self.rows(np.arange(len(self.bank.labels))), last, chosen)
-        unfinished.remove()
-        end = "converged" if final.converged else "stopped at the limit"
-        note = (
-            f"L-BFGS: λ {chosen:g} chosen on {len(self.out)} held-out training images; the fit to all "
-            f"{len(self.bank.labels)} {end} after {final.iterations} iterations"
-        )
-        return _Classifier(final.weight, final.bias, (note, *search.edge_note(settings, chosen)))
-
-    def _choose(self, last: Logistic, unfinished: Unfinished) -> float:
-        """The best λ; `last` becomes the solution for the last of them, from which the fit to all images starts."""
         state = {"weight": last.weight, "bias": last.bias}
         facts = unfinished.load(state) or {"attempts": []}
+        done: list[search.Attempt] = [(*each,) for each in facts["attempts"]]
+        chosen = self._choose(last, done, lambda write: unfinished.save(state, {"attempts": done}, write))
+        if "end" not in facts:
+            final = self._fit(self.rows(np.arange(len(self.bank.labels))), last, chosen)
+            last.weight.copy_(final.weight)
+            last.bias.copy_(final.bias)
+            words = "converged" if final.converged else f"did NOT converge ({final.reason})"
+            facts = {"attempts": done, "end": f"{words} after {final.iterations} iterations"}
+            unfinished.save(state, facts, lambda: None)
+        notes = [
+            f"L-BFGS: λ {chosen:g} chosen on {len(self.out)} held-out training images; the fit to all "
+            f"{len(self.bank.labels)} {facts['end']}"
+        ]
+        open_ = sum(not converged for _, _, _, converged, _ in done)
+        if open_:
+            notes.append(f"L-BFGS: {open_} of {len(done)} values of λ did not converge: {search.TABLE} says why")
+        return _Classifier(last.weight, last.bias, (*notes, *search.edge_note(settings, chosen)))
+
+    def _choose(
+        self, last: Logistic, done: list[search.Attempt], save: Callable[[Callable[[], object]], None]
+    ) -> float:
+        """The best λ; `last` becomes the solution for the last of them, from which the fit to all images starts."""
         kept, out = self.rows(self.kept), self.rows(self.out)
 
-        def attempt(penalty: float) -> tuple[float, int, bool]:
+        def attempt(penalty: float) -> tuple[float, int, bool, str]:
             solution = self._fit(kept, last, penalty)
             last.weight.copy_(solution.weight)
             last.bias.copy_(solution.bias)
-            return search.top1(search.hits(out, solution)), solution.iterations, solution.converged
+            score = search.top1(search.hits(out, solution))
+            return score, solution.iterations, solution.converged, solution.reason
 
-        def save(done: list[search.Attempt]) -> None:
-            table = self.job.workdir / search.TABLE
-            unfinished.save(state, {"attempts": done}, lambda: search.write_attempts(table, done))
+        def keep(attempts: list[search.Attempt]) -> None:
+            save(lambda: search.write_attempts(self.job.workdir / search.TABLE, attempts))
 
-        return search.search(self.settings, attempt, [(a, b, c, d) for a, b, c, d in facts["attempts"]], save)
+        return search.search(self.settings, attempt, done, keep, converged_first=True)
 
     def _fit(self, rows: Rows, start: Logistic, penalty: float) -> Logistic:
         return fit(rows, start, penalty=penalty, iterations=self.settings.iterations, tolerance=self.settings.tolerance)
 
-    def by_sgd(self) -> _Classifier:
+    def by_sgd(self, choice: Unfinished, last: Unfinished) -> _Classifier:
         """Choose the learning rate on the held-out images, then train on all."""
         settings, diverged = self.settings, Diverged()
         lrs = sorted(settings.sgd_lrs)
-        heads = self._trained(lrs, self.kept, diverged)
+        heads = self._trained(lrs, self.kept, diverged, choice)
         values = torch.tensor(self.bank.values[self.out], device=self.job.device)
         places = heads.places(values, torch.tensor(self.bank.labels[self.out], device=self.job.device))
         right = (places == 0).sum(dim=0).tolist()
         best = max((head for head in range(len(lrs)) if head not in diverged.heads), key=lambda head: right[head])
-        final = self._trained([lrs[best]], np.arange(len(self.bank.labels)), Diverged())
+        final = self._trained([lrs[best]], np.arange(len(self.bank.labels)), Diverged(), last)
         notes = [f"SGD: lr {lrs[best]:g} of {len(lrs)} chosen on the same images, then trained on all"]
         if len(lrs) > 2 and best in (0, len(lrs) - 1):
             notes.append(f"SGD: lr {lrs[best]:g} is at the edge of the grid: the best may lie beyond")
@@ -160,7 +173,9 @@ class _Problem:
             notes.append(f"SGD: lr {', '.join(f'{lrs[head]:g}' for head in sorted(diverged.heads))} diverged")
         return _Classifier(final.weight[0], final.bias[0], tuple(notes))
 
-    def _trained(self, lrs: Sequence[float], indices: NDArray[np.int64], diverged: Diverged) -> Heads:
+    def _trained(
+        self, lrs: Sequence[float], indices: NDArray[np.int64], diverged: Diverged, unfinished: Unfinished
+    ) -> Heads:
         settings, seed = self.settings, self.job.seed
         weight = start(self.bank.values.shape[1], self.classes, settings.init_std, seed)
         heads = Heads(
@@ -169,18 +184,21 @@ class _Problem:
             weight_decay=[0.0] * len(lrs),
             momentum=settings.sgd_momentum,
         )
-        epochs = train(
+        facts = unfinished.load(heads.state()) or {"epochs": 0, "diverged": []}
+        diverged.heads.update(facts["diverged"])
+        for epoch in train(
             heads,
             self._batches(indices),
             epochs=settings.sgd_epochs,
             milestones=settings.sgd_milestones,
             n=len(indices),
             seed=seed,
+            first=facts["epochs"],
             diverged=diverged,
             label="SGD",
-        )
-        for _ in epochs:
-            pass
+        ):
+            facts = {"epochs": epoch.number, "diverged": list(diverged.heads.items())}
+            unfinished.save(heads.state(), facts, lambda: None)
         return heads
 
     def _batches(self, indices: NDArray[np.int64]) -> EpochOfBatches:

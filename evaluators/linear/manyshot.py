@@ -70,12 +70,12 @@ def evaluate(job: Job) -> Outcome:
     choose = Unfinished(job, data.card.fingerprint)
     chosen = regressions.choose(kept, lambda logits: _score(settings.metric, logits, labels[out]), out, choose)
     models = regressions.fit(regressions.rows(np.arange(len(bank.labels))), chosen)
-    choose.remove()
     logits = gather_values(_logits(models, test.values))[0]
-    end = sum(not model.converged for model in models)
+    ends = sorted({model.reason for model in models if not model.converged})
+    within = f"{len(models) - sum(not model.converged for model in models)} of {len(models)}"
     notes = [
-        f"λ {chosen:g} chosen on {len(out)} of {len(bank.labels)} training images; "
-        f"{end} of {len(models)} final fits stopped at the limit of {settings.iterations} iterations",
+        f"λ {chosen:g} chosen on {len(out)} of {len(bank.labels)} training images; {within} final fits converged"
+        + (f", the others ended with: {'; '.join(ends)}" if ends else ""),
         *search.edge_note(settings, chosen),
         *notes_of(bank, test),
     ]
@@ -148,6 +148,7 @@ class _Regressions:
                 penalty=penalty,
                 iterations=self.settings.iterations,
                 tolerance=self.settings.tolerance,
+                until="small-steps",
             )
             self.last.weight.copy_(model.weight)
             self.last.bias.copy_(model.bias)
@@ -166,16 +167,19 @@ class _Regressions:
         facts = unfinished.load(state) or {"attempts": []}
         rows = self.rows(kept)
 
-        def attempt(penalty: float) -> tuple[float, int, bool]:
+        def attempt(penalty: float) -> tuple[float, int, bool, str]:
             models = self.fit(rows, penalty)
             value = gather_values(score(_logits(models, self.bank.values[out])))[0]
-            return value, max(model.iterations for model in models), all(model.converged for model in models)
+            # Of several regressions: the most iterations, and the end of one that did not converge.
+            last = min(models, key=lambda model: model.converged)
+            return value, max(model.iterations for model in models), last.converged, last.reason
 
         def save(done: list[search.Attempt]) -> None:
             table = self.job.workdir / search.TABLE
             unfinished.save(state, {"attempts": done}, lambda: search.write_attempts(table, done))
 
-        return search.search(self.settings, attempt, [(a, b, c, d) for a, b, c, d in facts["attempts"]], save)
+        done: list[search.Attempt] = [(*each,) for each in facts["attempts"]]
+        return search.search(self.settings, attempt, done, save, converged_first=False)
 
 
 def _logits(models: Sequence[Logistic], values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -239,7 +243,7 @@ def parts(data: LabelledImages, settings: ManyshotSettings) -> tuple[NDArray[np.
             expected="training images of every class beside those held out",
             found=found,
             where=f"{data.root} train",
-            cure="add images, or use linear-cached@1, which holds out a share of each class",
+            cure="add images, or use a protocol that chooses nothing, as linear-moco@1",
         )
     return np.sort(kept), np.sort(out)
 

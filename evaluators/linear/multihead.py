@@ -155,7 +155,6 @@ def evaluate(job: Job) -> Outcome:
     ranked = heads.rank(val_images[0], result.winner).cpu().numpy()
     by_products.write(job.workdir, data, heads.logits(val_images[0], result.winner), {"winner": ranked[:, 0]})
     together(lambda: _write_heads(job.workdir / HEADS, result) if rank() == 0 else None)
-    unfinished.remove()
 
     metrics = [("top1", result.top1[result.winner], len(data.val)), ("top5", result.top5[result.winner], len(data.val))]
     if reference in result.sound:

@@ -1,4 +1,4 @@
-"""A training that was cut off goes on: its tensors and what is known so far, saved after every epoch."""
+"""A training that was cut off goes on: its tensors and what is known so far, saved step by step."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from torch import Tensor
 from converters.distributed import from_main, gather_values, rank, together
 from converters.files import whole
 from evaluators.job import Job
+from evaluators.protocol import adjustable
 
-FILE = "unfinished.safetensors"
 _METADATA = "training"
 
 
 class Unfinished:
-    """The saved state of a job's training in its folder; the main process writes it and reads it for all.
+    """The saved state of a job's training in `job.unfinished`; the main process writes it and reads it for all.
 
-    A state of other settings, backbone, data or seed is not this job's: it is ignored, and replaced at the next epoch.
+    A state of other settings, backbone, data or seed is not this job's: it is ignored, and replaced at the next step.
+    Settings that change no number, as `workers`, are not looked at. Whoever runs the job removes the folder.
 
     Args:
-        job: whose folder it is. A job that is done afresh ignores what it finds.
+        job: whose folder it is. A job that is done afresh forgets what it finds.
         data_fingerprint: of the images.
+        name: of the training, where a job has several.
     """
 
-    def __init__(self, job: Job, data_fingerprint: str) -> None:
-        self.path = job.workdir / FILE
-        self._fresh = job.fresh
+    def __init__(self, job: Job, data_fingerprint: str, name: str = "training") -> None:
+        self.path = job.unfinished / f"{name}.safetensors"
+        if job.fresh and rank() == 0:
+            self.path.unlink(missing_ok=True)
         content = {
             "backbone": job.backbone.fingerprint,
             "preprocess": job.backbone.preprocess.model_dump(mode="json"),
             "protocol": job.protocol.id,
-            "settings": job.protocol.settings.model_dump(mode="json"),
+            "settings": job.protocol.settings.model_dump(mode="json", exclude=set(adjustable(job.protocol.settings))),
             "data": data_fingerprint,
             "seed": job.seed,
         }
@@ -44,7 +47,7 @@ class Unfinished:
 
     def load(self, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
         """Put the saved tensors into those of every process; the facts saved with them, or None if there are none."""
-        found = self._read() if rank() == 0 and not self._fresh else None
+        found = self._read() if rank() == 0 else None
         facts: dict[str, Any] | None = gather_values(None if found is None else found[0])[0]
         if facts is None:
             return None
@@ -70,11 +73,6 @@ class Unfinished:
                     save_file(tensors, partial, metadata={_METADATA: text})
 
         together(action)
-
-    def remove(self) -> None:
-        """Forget the state: the job is done."""
-        if rank() == 0:
-            self.path.unlink(missing_ok=True)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         if not self.path.is_file():

@@ -1,4 +1,4 @@
-"""The choice of λ for logistic regression, as linusericsson/ssl-transfer@416913f linear.py makes it."""
+"""The choice of λ for logistic regression, over the values of linusericsson/ssl-transfer@416913f linear.py."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from evaluators.settings.logistic import LogisticSettings
 TABLE = "regularisation.csv"
 """One line a value of λ."""
 
-Attempt = tuple[float, float, int, bool]
-"""λ, score on the held-out images in percent, iterations, whether the solver met its tolerance."""
+Attempt = tuple[float, float, int, bool, str]
+"""λ, score on the held-out images in percent, iterations, whether the fit converged, why it ended."""
 
 
 def penalties(settings: LogisticSettings) -> list[float]:
@@ -34,17 +34,20 @@ def penalties(settings: LogisticSettings) -> list[float]:
 
 def search(
     settings: LogisticSettings,
-    attempt: Callable[[float], tuple[float, int, bool]],
+    attempt: Callable[[float], tuple[float, int, bool, str]],
     done: list[Attempt],
     save: Callable[[list[Attempt]], None],
+    *,
+    converged_first: bool,
 ) -> float:
     """Try every λ, rising; the first of those with the best score.
 
     Args:
         settings: which values.
-        attempt: fits with λ, from the solution before; score, iterations and whether it converged.
+        attempt: fits with λ, from the solution before; what `Attempt` has behind λ.
         done: attempts of an earlier process; the others are appended.
         save: called with all attempts after each.
+        converged_first: whether a fit that did not converge is chosen only if none did.
 
     Returns:
         The best λ.
@@ -56,16 +59,16 @@ def search(
             done.append((penalty, *attempt(penalty)))
             save(done)
             progress.step(1, penalty=penalty, held_out=done[-1][1])
-    return max(done, key=lambda tried: tried[1])[0]
+    return max(done, key=lambda tried: (converged_first and tried[3], tried[1]))[0]
 
 
 def write_attempts(path: Path, attempts: Sequence[Attempt]) -> None:
     """The table of what was tried."""
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("penalty", "C", "held_out", "iterations", "converged"))
-        for penalty, score, iterations, converged in attempts:
-            table.writerow((f"{penalty:.6g}", f"{1 / penalty:.6g}", f"{score:.3f}", iterations, converged))
+        table.writerow(("penalty", "C", "held_out", "iterations", "converged", "end"))
+        for penalty, score, *rest in attempts:
+            table.writerow((f"{penalty:.6g}", f"{1 / penalty:.6g}", f"{score:.3f}", *rest))
 
 
 def edge_note(settings: LogisticSettings, chosen: float) -> tuple[str, ...]:
@@ -81,7 +84,7 @@ def hits(rows: Rows, solution: Logistic) -> Tensor:
     """How many of the rows of each class are classified rightly, and how many there are, over all processes: 2×C."""
     classes = len(solution.bias)
     found = torch.zeros(2, classes, dtype=torch.float64, device=solution.bias.device)
-    for x, y in rows:
+    for _, x, y in rows:
         right = solution.logits(x).argmax(dim=1) == y
         found[0] += torch.bincount(y[right], minlength=classes)
         found[1] += torch.bincount(y, minlength=classes)

@@ -85,7 +85,6 @@ def evaluate(job: Job) -> Outcome:
     rows = gather_values(rows)[0]
     ranked = heads.rank(val_features, 0).cpu().numpy()
     by_products.write(job.workdir, data, heads.logits(val_features, 0), {"last": ranked[:, 0]})
-    unfinished.remove()
     values = {"top1": rows[-1][4], "top5": rows[-1][5], "top1_best": max(row[4] for row in rows)}
     return Outcome(
         metrics=tuple(

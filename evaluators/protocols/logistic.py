@@ -10,21 +10,27 @@ from evaluators.settings.logistic import CachedSettings, ManyshotSettings
 _CACHED = (
     "Accuracy in percent of multinomial logistic regression on the pooled res5 features of the frozen backbone (not "
     "normalised, without augmentation), n = validation images: the sum of the cross-entropies over the images "
-    "plus λ/2 times the squared weights, the bias free, minimised by L-BFGS. λ is chosen on a held-out share of each "
-    "class of the training set, then all training images are fitted. top1_sgd is a head trained by SGD on the same "
-    "features, its lr chosen on the same held-out images."
+    "plus λ/2 times the squared weights, the bias free, minimised by L-BFGS in float64 until the norm of its gradient "
+    "is at most a thousandth of λ‖W‖. λ is chosen on a held-out share of each class of the training set, among the "
+    "values whose fit came so far within 5000 iterations, if any did; then all training images are fitted, and the "
+    "notes say whether that fit converged. top1_sgd is a head trained by SGD on the same features, its lr chosen on "
+    "the same held-out images; the seed orders its batches."
 )
 
+_STOPPED = (
+    "Each fit starts from the one before and ends after 100 iterations at most, as in the reference: where λ is small "
+    "it is NOT converged, and another order of the sums, as with other blocks or another device, moves the last points."
+)
 _MANYSHOT = (
     "of multinomial logistic regression on pooled res5 features (shorter side to 224 px, centre crop), n = validation "
     "images. λ is the best of 45 by this metric on the data set's own validation list if its layout has one, else on "
-    "a random fifth of the training images; then all of them are fitted. Each fit starts from the one before."
+    f"a random fifth of the training images; then all of them are fitted. {_STOPPED}"
 )
 _VOC = (
     "Mean over the 20 classes of the average precision in percent at 11 recalls (at recall 0 the precision counts as "
     "1, as in the reference) of a logistic regression a class on pooled res5 features, n = images of VOC2007 test. An "
     "image all of whose objects of a class are difficult is a negative one. λ is one for all classes, the best of 45 "
-    "on 2007 val after fitting 2007 train; then 2007 trainval is fitted."
+    f"on 2007 val after fitting 2007 train; then 2007 trainval is fitted. {_STOPPED}"
 )
 _ERICSSON = (
     "Ericsson et al. (arXiv:2011.13377), section 4, many-shot recognition; linusericsson/ssl-transfer@416913f linear.py"
@@ -41,8 +47,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
         id="linear-cached@1",
         title="Logistic top-1",
         citation=(
-            "the 45 values and the solver of linusericsson/ssl-transfer@416913f linear.py (Ericsson et al., "
-            "arXiv:2011.13377, section 4), with a stratified held-out part; SGD by linear-moco@1's schedule"
+            "the 45 values of λ of linusericsson/ssl-transfer@416913f linear.py (Ericsson et al., arXiv:2011.13377, "
+            "section 4), each solved to convergence, with a stratified held-out part; SGD by linear-moco@1's schedule"
         ),
         definition=_CACHED,
         headline="top1",

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from converters.settings import Settings
+
+
+def _shares(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError(f"expected two shares of the image's area, 0 < smallest <= largest <= 1, found {list(value)}")
+    return value
+
+
+CropScale = Annotated[tuple[float, float], AfterValidator(_shares)]
+"""Area range of a random resized crop, as shares of the image."""
 
 
 class FeatureSettings(Settings):

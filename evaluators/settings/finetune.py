@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from evaluators.settings.base import FeatureSettings
+from evaluators.settings.base import CropScale, FeatureSettings
 
 
 def _several(value: object) -> object:
@@ -51,7 +51,7 @@ class FinetuneSettings(FeatureSettings):
     norm_images: int | None = Field(default=None, ge=2)
     """Over how many images of the global batch one batch normalisation runs, as a GPU's part of it did in the source;
     None: over all of them. It does not depend on how many processes share the batch."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: CropScale = (0.08, 1.0)
     """Area range of the random resized crop."""
     train_list: str | None = None
     """A file that names the training images, `WNID_NUMBER.JPEG` a line, in the data set's root or by its path; None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from evaluators.settings.base import FeatureSettings
+from evaluators.settings.base import CropScale, FeatureSettings
 
 
 class ProbeSettings(FeatureSettings):
@@ -25,7 +25,7 @@ class ProbeSettings(FeatureSettings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     init_std: float = Field(default=0.01, ge=0)
     """Of the normal distribution that the classifier's weights start from; its bias starts at zero."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: CropScale = (0.08, 1.0)
     """Area range of the random resized crop."""
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
 

@@ -19,7 +19,7 @@ class LogisticSettings(FeatureSettings):
     iterations: int = Field(default=100, gt=0)
     """Of L-BFGS, at most, for each λ."""
     tolerance: float = Field(default=1e-4, gt=0)
-    """L-BFGS stops where no component of the gradient, summed over the images, is larger."""
+    """A fit has converged where no component of the gradient, summed over the images, is larger."""
     solver_precision: Literal["float32", "float64"] = "float64"
     """In which features and weights are multiplied; sums over blocks of images are in float64."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
@@ -39,11 +39,15 @@ class CachedSettings(LogisticSettings):
     """Two linear classifiers on cached features without augmentation: by L-BFGS, and by SGD as in the linear probe."""
 
     seeded: ClassVar[bool] = False
-    """The headline solves a convex problem: nothing in it is random."""
+    """The headline solves a convex problem to its end: the seed orders the batches of SGD alone."""
 
     task: Literal["linear-cached"] = "linear-cached"
     interpolation: Literal["bicubic", "bilinear"] = "bilinear"
-    solver_precision: Literal["float32", "float64"] = "float32"
+    iterations: int = Field(default=5000, gt=0)
+    """Of L-BFGS, at most, for each λ: a limit for what cannot be solved, not a place to stop."""
+    tolerance: float = Field(default=1e-3, gt=0)
+    """A fit has converged where the gradient's norm is at most this share of λ‖W‖, the norm of the penalty's gradient:
+    with the bias at its best, W is then within this share of its norm from the solution."""
     sgd_epochs: int = Field(default=100, gt=0)
     sgd_batch_size: int = Field(default=256, gt=0)
     sgd_lrs: tuple[PositiveFloat, ...] = Field(min_length=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from evaluators.features.extract import extract, view_of
 from evaluators.features.frozen import freeze
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.linear import cached
+from evaluators.linear.heads import Heads
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.logistic import CachedSettings
 from tests import image_folders
@@ -28,7 +30,6 @@ SMALL = (
     "lowest_penalty=0.1",
     "highest_penalty=1000",
     "iterations=500",
-    "solver_precision=float64",
     "sgd_epochs=4",
     "sgd_milestones=[3]",
     "sgd_batch_size=4",
@@ -105,4 +106,26 @@ def test_a_search_that_was_cut_off_goes_on(
     assert len(penalties) == 7
     tables = [(tmp_path / name / "regularisation.csv").read_text() for name in ("whole", "cut")]
     assert tables[0] == tables[1]
-    assert not (tmp_path / "cut" / "unfinished.safetensors").exists()
+
+
+def test_sgd_goes_on_behind_the_fits(
+    backbone: Backbone, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(job(backbone, root, tmp_path / "whole"))
+    step, calls = Heads.step, []
+
+    def killed(self: Heads, *args: Any) -> Any:
+        calls.append(len(self))
+        if calls.count(1) == 6:  # in the second epoch of the head that is trained on all
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Heads, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(job(backbone, root, tmp_path / "cut"))
+    calls.clear()
+    monkeypatch.setattr(cached, "fit", None)
+    monkeypatch.setattr(Heads, "step", lambda self, *args: (calls.append(len(self)), step(self, *args))[1])
+    assert evaluate(job(backbone, root, tmp_path / "cut")) == whole
+    assert calls == [1] * 15, "18 images in batches of 4, three of four epochs"

@@ -23,6 +23,7 @@ from evaluators.images import View, random_view, stream
 from evaluators.job import Job, Outcome, evaluate
 from evaluators.linear.batches import FeatureBatches
 from evaluators.linear.heads import Heads, start
+from evaluators.linear.resume import Unfinished
 from evaluators.linear.training import order, scale, train
 from evaluators.protocols import CATALOGUE
 from evaluators.settings.linear import LinearSettings
@@ -253,7 +254,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_bits(
     backbone: Backbone, data: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(backbone, data, tmp_path / "whole", 0)
-    state = tmp_path / "cut" / "unfinished.safetensors"
+    state = tmp_path / "cut" / "unfinished" / "training.safetensors"
     ranked, calls = Heads.rank, []
 
     def killed(self: Heads, features: Tensor, which: int) -> Tensor:
@@ -276,13 +277,26 @@ def test_an_evaluation_that_was_cut_off_goes_on_to_the_same_bits(
     assert len(seen) == 2, "one epoch was left, and the predictions"
     for name in ("linear.csv", "predictions.npz"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not state.exists()
 
     # What another seed left behind is no beginning for this one; nor is a damaged file.
     run(backbone, data, tmp_path / "clean", 1)
-    assert (tmp_path / "other" / state.name).exists()
+    assert (tmp_path / "other" / "unfinished" / state.name).exists()
     run(backbone, data, tmp_path / "other", 1)
     state.write_bytes(b"\0" * 100)
     run(backbone, data, tmp_path / "cut", 1)
     curves = [(tmp_path / name / "linear.csv").read_text() for name in ("clean", "other", "cut")]
     assert curves[0] == curves[1] == curves[2]
+
+
+def test_what_changes_no_number_is_no_other_training(backbone: Backbone, tmp_path: Path) -> None:
+    def state(*overrides: str, fresh: bool = False) -> Unfinished:
+        protocol = CATALOGUE["quickstart-linear@1"].overridden(overrides)
+        return Unfinished(Job(backbone, tmp_path, protocol, 0, torch.device("cpu"), tmp_path, tmp_path, fresh), "data")
+
+    weight = torch.zeros(1)
+    state().save({"weight": torch.ones(1)}, {"rows": [1]}, lambda: None)
+    assert state("epochs=3").load({"weight": weight}) is None
+    assert state("workers=3").load({"weight": weight}) == {"rows": [1]}
+    assert weight == 1
+    state(fresh=True)
+    assert state().load({"weight": weight}) is None

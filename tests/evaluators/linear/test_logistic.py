@@ -31,7 +31,7 @@ def solve(
 ) -> Logistic:
     rows = Rows(values, labels, np.arange(len(labels)), device=CPU, dtype=dtype)
     start = zeros(values.shape[1], classes, CPU) if start is None else start
-    return fit(rows, start, penalty=penalty, iterations=2000, tolerance=1e-8)
+    return fit(rows, start, penalty=penalty, iterations=2000, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("penalty", [0.05, 1.0, 30.0])
@@ -67,6 +67,43 @@ def test_neither_blocks_nor_single_precision_change_the_solution(monkeypatch: py
     monkeypatch.setattr(logistic, "_KEPT", 0)
     blocks = solve(values, labels, 4, 1.0)
     torch.testing.assert_close(blocks.weight, whole.weight, atol=1e-6, rtol=0)
+
+
+def test_a_path_ends_where_no_rounding_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separable classes and hardly a penalty: where 100 iterations stop is a matter of rounding."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, 80)
+    values = np.maximum(draw.normal(size=(10, 64))[labels] + 3 * draw.normal(size=(80, 64)), 0).astype(np.float32)
+    new = torch.from_numpy(np.maximum(draw.normal(size=(2000, 64)), 0))
+    found, ends = {}, {}
+    for name, block, kept, least in (("whole", 1 << 26, 1 << 32, 1024), ("blocks", 8 * 64 * 7, 0, 9)):
+        monkeypatch.setattr(logistic, "_BLOCK", block)
+        monkeypatch.setattr(logistic, "_KEPT", kept)
+        monkeypatch.setattr(logistic, "_LEAST", least)
+        rows = Rows(values, labels, np.arange(80), device=CPU, dtype=torch.float64)
+        assert rows.shares == (1 if name == "whole" else 8)
+        start = zeros(64, 10, CPU)
+        for penalty in (1e-2, 1e-4, 1e-6):
+            start = fit(rows, start, penalty=penalty, iterations=5000, tolerance=1e-3)
+            assert start.converged
+            assert start.reason == "the gradient is within the tolerance"
+        found[name] = start
+        ends[name] = start.logits(new).argmax(dim=1)
+    size = found["whole"].weight.norm()
+    assert (found["whole"].weight - found["blocks"].weight).norm() < 2e-3 * size
+    assert (ends["whole"] == ends["blocks"]).double().mean() > 0.999
+
+
+def test_a_stop_is_no_convergence() -> None:
+    values, labels = problem(4)
+    rows = Rows(values, labels, np.arange(N), device=CPU, dtype=torch.float64)
+    for until in ("solved", "small-steps"):
+        cut = fit(rows, zeros(D, 4, CPU), penalty=1e-3, iterations=3, tolerance=1e-6, until=until)
+        assert (cut.iterations, cut.converged) == (3, False)
+        assert "ITERATIONS" in cut.reason
+    small = fit(rows, zeros(D, 4, CPU), penalty=1e-3, iterations=5000, tolerance=1e-12, until="small-steps")
+    assert not small.converged
+    assert "REDUCTION" in small.reason
 
 
 def test_a_solution_is_where_the_next_one_starts() -> None:

@@ -80,7 +80,6 @@ def test_the_winner_is_chosen_on_held_out_images(backbone: Backbone, root: Path,
     assert "4 of 12 heads diverged: heads.csv says which and when" in outcome.notes
     receipt = outcome.receipt
     assert receipt.backbone == receipt.live == receipt.after == backbone.fingerprint
-    assert not (tmp_path / "a" / "unfinished.safetensors").exists()
 
 
 def test_heads_that_all_diverge_fail(backbone: Backbone, root: Path, tmp_path: Path) -> None:
