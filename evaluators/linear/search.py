@@ -94,9 +94,3 @@ def hits(rows: Rows, solution: Logistic) -> Tensor:
 def top1(found: Tensor) -> float:
     """Percent of the images that are classified rightly, from `hits`."""
     return 100.0 * float(found[0].sum() / found[1].sum())
-
-
-def mean_per_class(found: Tensor) -> float:
-    """Mean over the classes of the percent that are classified rightly, from `hits`; over classes with images."""
-    there = found[1] > 0
-    return 100.0 * float((found[0, there] / found[1, there]).mean())
