@@ -185,7 +185,7 @@ def test_a_path_that_cannot_be_made_is_named(
     out = tmp_path / "file" / "run" if place == "below a file" else Path("/proc/run")
     assert main([*COMMAND, "--data", str(images), "-o", str(out), "--device", "cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{out}: expected a folder" in line
+    assert f"{out}: expected a {'folder' if place == 'below a file' else 'place where a file can be written'}" in line
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**63), "9" * 5000, "1.5", "x"])

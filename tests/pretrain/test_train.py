@@ -79,6 +79,7 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 def test_a_run_leaves_checkpoints_logs_and_a_backbone(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         ".lock",
+        "backbone.head.safetensors",
         "backbone.safetensors",
         *(f"checkpoint_{epoch:04d}.pth.tar" for epoch in range(4)),
         "log.csv",
